@@ -1,0 +1,14 @@
+"""Errors a user can cause and cure, and the exit codes of every command."""
+
+EXIT_DONE = 0
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_SKIPPED = 3  # finished, but some inputs were skipped; each is named in failed.jsonl
+
+
+class StclError(Exception):
+    """Something the user can cure. The message is one line that names the file and the cure."""
+
+
+class PhotoError(StclError):
+    """One photo, mask or CAM that cannot be used; a run over many goes on without it."""
