@@ -1,0 +1,133 @@
+"""Files that appear whole or not at all, text of any usual encoding, and JSON that other tools can read."""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import json
+import math
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from stcl_cli.errors import StclError
+
+_CURES = {
+    errno.ENOSPC: "free some space on that disk, then go on with --resume",
+    errno.EDQUOT: "free some of your quota on that disk, then go on with --resume",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f), then go on with --resume",
+    errno.ENAMETOOLONG: "shorten the photo's name",
+}
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """`path` as it can stand in a one-line message: control characters and undecodable bytes are escaped."""
+    text = os.fspath(path)
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def output_path(folder: str | os.PathLike[str], name: str, suffix: str) -> Path:
+    """Where the output of the photo called `name` goes: `suffix` is appended, never put in place of a dotted part."""
+    return Path(folder, name + suffix)
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what is written there becomes `path` when the block ends well.
+
+    The temporary file is hidden, so no listing takes one left by a killed run for a result; on any error it is
+    removed. Missing parent folders are made.
+
+    Raises:
+        StclError: the disk is full, the folder is not writable, the name is too long (any OSError in the block).
+    """
+    path = Path(path)
+    temporary = path.parent / f".stcl-{uuid.uuid4().hex}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with suppress(OSError):  # the error that led here is the one to report
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise write_error(path, error) from error
+        raise
+
+
+def write_error(path: str | os.PathLike[str], error: OSError) -> StclError:
+    """The one line that says why `path` was not written, and the cure."""
+    cure = _CURES.get(error.errno or 0, "check the folder's permissions or choose another one with -o")
+    return StclError(f"{shown(path)}: cannot be written ({error.strerror or error}); {cure}")
+
+
+def read_text(path: str | os.PathLike[str], undecodable: str = "strict") -> str:
+    """Text of a small file in UTF-8 or UTF-16, with or without a byte order mark.
+
+    Args:
+        undecodable: what becomes of bytes that are no UTF-8, as in `bytes.decode`; "surrogateescape" suits lists
+            of file names.
+
+    Raises:
+        StclError: the file is missing, unreadable or in another encoding.
+    """
+    try:
+        return decode(Path(path).read_bytes(), undecodable)
+    except OSError as error:
+        raise StclError(f"{shown(path)}: cannot be read ({error.strerror}); check the path") from error
+    except UnicodeError as error:
+        raise StclError(f"{shown(path)}: is no UTF-8 text ({error}); save it as UTF-8") from error
+
+
+def decode(data: bytes, undecodable: str = "strict") -> str:
+    """`read_text` of bytes already read, such as stdin's."""
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16") if is_utf16 else data.decode("utf-8-sig", undecodable)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON text that any parser accepts: NaN and infinities become null, paths strings, numpy numbers plain ones."""
+    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def json_bytes(value: Any, indent: int | None = None) -> bytes:
+    """UTF-8 of `to_json` with an end of line. A byte that no file name should hold leaves as its JSON escape."""
+    return (to_json(value, indent) + "\n").encode("utf-8", "backslashreplace")
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(json_bytes(value, indent=2))
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        StclError: the file is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise StclError(f"{shown(path)}: is not JSON ({error}); correct it or write it anew") from error
