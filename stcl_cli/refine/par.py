@@ -5,8 +5,8 @@ pixel i and its neighbours j (8 directions, several dilations), sigma the standa
 
     kappa_ij = softmax_j( -(|I_i - I_j| / (w1 sigma_rgb))^2 ) + w3 softmax_j( -(|P_i - P_j| / (w2 sigma_pos))^2 )
 
-and every iteration sets p_i = sum_j kappa_ij p_j. Ours: kappa is divided by 1 + w3, so that probabilities keep their sum
-(as published it grows by 1 % an iteration; the argmax is the same), and neighbours are shifted views of one padded
+and every iteration sets p_i = sum_j kappa_ij p_j. Ours: kappa is divided by 1 + w3, so that probabilities keep their
+sum (as published it grows by 1 % an iteration; the argmax is the same), and neighbours are shifted views of one padded
 tensor, a multiply-add each, where common code stacks 48 copies of all labels.
 
 Shapes: B images, K labels, H x W pixels, N = 8 * len(dilations) neighbours.
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 COLOUR_SCALE, POSITION_SCALE, POSITION_WEIGHT = 0.3, 0.3, 0.01  # w1, w2, w3
-STRIP = 2**19  # values a CPU works on at once: about its L2 cache, so that 48 passes over them read no main memory
+STRIP = 2**19  # values a CPU works on at once (2 MB): they stay in its cache for all 48 passes over them
 
 
 @torch.no_grad()
@@ -89,7 +89,7 @@ def _pad(x_BCHW: Tensor, shifts: list[tuple[int, int]]) -> Tensor:
 
 
 def _neighbours(padded_BCHW: Tensor, shifts: list[tuple[int, int]], rows: slice) -> list[Tensor]:
-    """For each shift, a view of the padded tensor that holds the neighbour in that direction of each pixel of the rows."""
+    """For each shift, a view of the padded tensor that holds the neighbours in that direction of the rows' pixels."""
     reach = max(shifts)[0]
     W = padded_BCHW.shape[3] - 2 * reach
     corners = [(reach + rows.start + dy, reach + dx) for dy, dx in shifts]
