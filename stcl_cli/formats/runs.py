@@ -1,0 +1,150 @@
+"""Output folders: who may write into one, its config.json, and the lines a run adds to its logs."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import stcl_cli
+from stcl_cli.errors import StclError
+from stcl_cli.formats.files import json_bytes, read_json, shown, write_error, write_json
+
+CONFIG = "config.json"
+FAILED = "failed.jsonl"
+
+
+def open_output(folder: str | os.PathLike[str], resume: bool = False, overwrite: bool = False) -> Path:
+    """Make `folder`, or take it over as `resume` and `overwrite` allow; `overwrite` empties it.
+
+    Raises:
+        StclError: it is in use and neither is given, both are, or it was not made by stcl.
+    """
+    folder = Path(folder)
+    if resume and overwrite:
+        raise StclError(f"{shown(folder)}: --resume and --overwrite exclude each other; give one of them")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".stcl-")]
+        if not entries:
+            return folder
+        if not resume and not overwrite:
+            raise StclError(f"{shown(folder)}: is not empty; give --resume, --overwrite or another folder with -o")
+        if not made_by_stcl(folder):
+            raise StclError(f"{shown(folder)}: holds files but no {CONFIG} of stcl; choose another folder with -o")
+        if overwrite:
+            # config.json goes last: were this interrupted, the folder would still be known as ours
+            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name == CONFIG):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                else:
+                    os.unlink(entry.path)
+    except OSError as error:
+        raise write_error(folder, error) from error
+    return folder
+
+
+def write_config(folder: str | os.PathLike[str], command: str, config: Mapping[str, Any]) -> None:
+    """Write config.json: {"command": `command`, "stcl": version, **`config`}."""
+    write_json(Path(folder, CONFIG), {"command": command, "stcl": stcl_cli.__version__, **config})
+
+
+def read_config(path: str | os.PathLike[str], command: str | None = None) -> tuple[str, dict[str, Any]]:
+    """(command, fields) of an output folder, or of its config.json; `command` is the one it must have been made by.
+
+    Raises:
+        StclError: not an output folder of stcl, or one of another command.
+    """
+    path = Path(path)
+    wanted = f"stcl {command}" if command else "stcl"
+    if not path.exists():
+        raise StclError(f"{shown(path)}: is not there; give an output folder of {wanted}")
+    file = path / CONFIG if path.is_dir() else path
+    if not file.exists():
+        raise StclError(f"{shown(path)}: has no {CONFIG}; give an output folder of {wanted}")
+    fields = read_json(file)
+    if not (isinstance(fields, dict) and isinstance(fields.get("command"), str) and "stcl" in fields):
+        raise StclError(f"{shown(file)}: was not written by stcl; give an output folder of {wanted}")
+    made_by, _ = fields.pop("command"), fields.pop("stcl")
+    if command and made_by != command:
+        raise StclError(f"{shown(path)}: was made by stcl {shown(made_by)}; give an output folder of {wanted}")
+    return made_by, fields
+
+
+def made_by_stcl(folder: str | os.PathLike[str]) -> bool:
+    """Whether `folder` holds a config.json of ours."""
+    try:
+        read_config(Path(folder, CONFIG))
+    except StclError:
+        return False
+    return True
+
+
+def append_jsonl(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
+    """Add one line to a JSON-lines file at once. Half a line that a killed run left at its end is cut off."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+b", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            if end:
+                file.seek(end - 1)
+                if file.read(1) != b"\n":
+                    file.seek(0)
+                    file.truncate(file.readall().rfind(b"\n") + 1)
+            line = json_bytes(record)
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file, without half a line at its end; an absent file has none.
+
+    Raises:
+        StclError: unreadable, or a line that is not a JSON object.
+    """
+    try:
+        *lines, _ = Path(path).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StclError(f"{shown(path)}: cannot be read ({error.strerror}); check its permissions") from error
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise StclError(f"{shown(path)} line {number}: is not a JSON object; remove that line")
+        records.append(record)
+    return records
+
+
+class Failures:
+    """Inputs that a run goes on without: each once in FOLDER/failed.jsonl, as {"image": name, "reason": why}.
+
+    A run starts with none, also a resumed one: what failed before is tried again.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.path = Path(folder, FAILED)
+        self.reasons: dict[str, str] = {}
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+
+    def add(self, name: str, reason: object) -> None:
+        """Record that `name` was skipped; a name that is known already stays as it is."""
+        if name not in self.reasons:
+            self.reasons[name] = str(reason)
+            append_jsonl(self.path, {"image": name, "reason": str(reason)})
+
+    def __len__(self) -> int:
+        return len(self.reasons)

@@ -1,0 +1,154 @@
+import json
+import os
+import resource
+from pathlib import Path
+
+import pytest
+
+import stcl_cli
+from stcl_cli.errors import StclError
+from stcl_cli.formats import runs
+
+
+@pytest.fixture
+def ours(tmp_path):
+    folder = tmp_path / "out"
+    runs.open_output(folder)
+    runs.write_config(folder, "refine", {"images": Path("photos"), "low": 0.3})
+    (folder / "sub").mkdir()
+    (folder / "sub" / "x.png").touch()
+    return folder
+
+
+def test_a_new_folder_and_an_empty_one(tmp_path):
+    for _ in range(2):
+        assert runs.open_output(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    (tmp_path / "a" / "b" / ".stcl-0.tmp").touch()  # left by a killed run
+    runs.open_output(tmp_path / "a" / "b")
+
+
+def test_a_folder_in_use_is_refused(ours):
+    with pytest.raises(StclError, match=r"out: is not empty; give --resume, --overwrite"):
+        runs.open_output(ours)
+    with pytest.raises(StclError, match="exclude each other"):
+        runs.open_output(ours, resume=True, overwrite=True)
+    with pytest.raises(StclError, match="cannot be written"):
+        runs.open_output(ours / "sub" / "x.png")
+
+
+def test_resume_keeps_and_overwrite_empties(ours):
+    runs.open_output(ours, resume=True)
+    assert (ours / "sub" / "x.png").exists()
+    runs.open_output(ours, overwrite=True)
+    assert os.listdir(ours) == []
+
+
+def test_overwrite_does_not_follow_links(ours, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    (ours / "link").symlink_to(tmp_path / "photos")
+    (ours / "file").symlink_to(tmp_path / "photos" / "a.jpg")
+    runs.open_output(ours, overwrite=True)
+    assert os.listdir(ours) == []
+    assert (tmp_path / "photos" / "a.jpg").exists()
+
+
+@pytest.mark.parametrize("config", [None, "{}", '{"command": "x"}', "[1]", "no json"])
+def test_a_folder_of_somebody_else_is_never_wiped(tmp_path, config):
+    (tmp_path / "a.jpg").touch()
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    before = sorted(os.listdir(tmp_path))
+    for options in ({"overwrite": True}, {"resume": True}):
+        with pytest.raises(StclError, match=r"no config.json of stcl"):
+            runs.open_output(tmp_path, **options)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_an_interrupted_overwrite_leaves_it_ours(ours, monkeypatch):
+    (ours / "z").mkdir()
+    monkeypatch.setattr(runs.shutil, "rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        runs.open_output(ours, overwrite=True)
+    assert runs.made_by_stcl(ours)
+
+
+def test_config_round_trip(ours):
+    written = json.loads((ours / "config.json").read_text())
+    assert written == {"command": "refine", "stcl": stcl_cli.__version__, "images": "photos", "low": 0.3}
+    for path in (ours, ours / "config.json"):
+        assert runs.read_config(path) == ("refine", {"images": "photos", "low": 0.3})
+        assert runs.read_config(path, "refine") == ("refine", {"images": "photos", "low": 0.3})
+
+
+def test_config_of_another_command(ours, tmp_path):
+    with pytest.raises(StclError, match=r"out: was made by stcl refine; give an output folder of stcl train"):
+        runs.read_config(ours, "train")
+    with pytest.raises(StclError, match=r"none: is not there; give an output folder of stcl train"):
+        runs.read_config(tmp_path / "none", "train")
+    with pytest.raises(StclError, match=r"has no config.json"):
+        runs.read_config(tmp_path, "train")
+    (tmp_path / "config.json").write_text('{"command": 3, "stcl": "1"}')
+    with pytest.raises(StclError, match=r"config.json: was not written by stcl"):
+        runs.read_config(tmp_path)
+
+
+def test_jsonl_appends_whole_lines(tmp_path):
+    path = tmp_path / "new" / "metrics.jsonl"
+    assert runs.read_jsonl(path) == []
+    runs.append_jsonl(path, {"step": 1, "loss": float("nan")})
+    runs.append_jsonl(path, {"step": 2, "name": "bär\n"})
+    assert path.read_bytes().count(b"\n") == 2
+    assert runs.read_jsonl(path) == [{"step": 1, "loss": None}, {"step": 2, "name": "bär\n"}]
+
+
+@pytest.mark.parametrize("half", ['{"step": 2', "x"])
+def test_half_a_line_of_a_killed_run(tmp_path, half):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n' + half)
+    assert runs.read_jsonl(path) == [{"step": 1}]
+    runs.append_jsonl(path, {"step": 3})
+    assert runs.read_jsonl(path) == [{"step": 1}, {"step": 3}]
+    path.write_text(half)
+    runs.append_jsonl(path, {"step": 3})
+    assert runs.read_jsonl(path) == [{"step": 3}]
+
+
+def test_jsonl_errors(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text("{}\n[]\n")
+    with pytest.raises(StclError, match=r"x.jsonl line 2"):
+        runs.read_jsonl(path)
+    with pytest.raises(StclError, match="cannot be written"):
+        runs.append_jsonl(tmp_path, {})
+    with pytest.raises(StclError, match="cannot be read"):
+        runs.read_jsonl(tmp_path)
+
+
+def test_jsonl_on_a_full_disk(tmp_path):
+    path = tmp_path / "x.jsonl"
+    runs.append_jsonl(path, {"step": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+    try:
+        with pytest.raises(StclError, match=r"x.jsonl: cannot be written .*; free some space"):
+            runs.append_jsonl(path, {"text": "x" * (1 << 20)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert runs.read_jsonl(path) == [{"step": 1}]
+
+
+def test_failures(tmp_path):
+    failures = runs.Failures(tmp_path)
+    assert not failures
+    assert not failures.path.exists()
+    failures.add("a", StclError("why"))
+    failures.add("bär", "empty")
+    failures.add("a", "met again in the next epoch")
+    assert len(failures) == 2
+    assert runs.read_jsonl(tmp_path / "failed.jsonl") == [
+        {"image": "a", "reason": "why"},
+        {"image": "bär", "reason": "empty"},
+    ]
+    assert len(runs.Failures(tmp_path)) == 0
+    assert not (tmp_path / "failed.jsonl").exists()
