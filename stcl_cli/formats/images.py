@@ -19,7 +19,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 # 16,384 x 16,384 pixels, 768 MB as RGB: well above any camera, well below a decompression bomb.
 MAX_PIXELS = 2**28
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `open_image` refuses where Pillow warns
+# Where Pillow warns of bombs, `open_image` refuses; its other warnings (broken Exif) are nothing a user need cure.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @contextmanager

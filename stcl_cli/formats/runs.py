@@ -61,10 +61,10 @@ def read_config(path: str | os.PathLike[str], command: str | None = None) -> tup
     """
     path = Path(path)
     wanted = f"stcl {command}" if command else "stcl"
-    if not path.exists():
+    if not os.path.exists(path):
         raise StclError(f"{shown(path)}: is not there; give an output folder of {wanted}")
     file = path / CONFIG if path.is_dir() else path
-    if not file.exists():
+    if not os.path.exists(file):
         raise StclError(f"{shown(path)}: has no {CONFIG}; give an output folder of {wanted}")
     fields = read_json(file)
     if not (isinstance(fields, dict) and isinstance(fields.get("command"), str) and "stcl" in fields):

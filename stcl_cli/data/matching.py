@@ -1,0 +1,77 @@
+"""Which photo a name in a list or a label file means: people write names in many ways."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stcl_cli.data.photos import Photo
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+
+
+def stem(path: str) -> str:
+    """`path` without a photo's suffix; 'photo.v1' has none and stays."""
+    base, suffix = posixpath.splitext(path)
+    return base if suffix.lower() in SUFFIXES else path
+
+
+def with_suffix(photo: Photo) -> str:
+    """The photo's name with the suffix of its file, also where the name leaves it out."""
+    return photo.name if posixpath.basename(photo.name) == photo.path.name else photo.name + photo.path.suffix
+
+
+def match_names(names: Iterable[str], photos: Sequence[Photo]) -> dict[str, Photo]:
+    """The photo that each name means; names that mean none, or no single one, are left out.
+
+    Tried in turn: the exact name; the same in another Unicode form or with backslashes; with or without a suffix;
+    a path of this machine; last, a base name that only one photo and only one of the names still open have.
+    """
+    ways = (
+        (lambda photo: (photo.name, with_suffix(photo)), str),
+        (lambda photo: (_key(photo.name), _key(with_suffix(photo))), _key),
+        (lambda photo: (_key(stem(with_suffix(photo))),), lambda name: stem(_key(name))),
+        (lambda photo: (_path_key(photo.path), stem(_path_key(photo.path))), _path_key),
+    )
+    found: dict[str, Photo] = {}
+    missing = list(dict.fromkeys(names))
+    for keys_of, key_of in ways:
+        if missing:
+            table = _unambiguous((key, photo) for photo in photos for key in set(keys_of(photo)))
+            found.update((name, table[key]) for name in missing if (key := key_of(name)) in table)
+            missing = [name for name in missing if name not in found]
+
+    taken = {photo.name for photo in found.values()}
+    table = _unambiguous((_base(with_suffix(photo)), photo) for photo in photos) if missing else {}
+    bases = Counter(map(_base, missing))
+    for name in missing:
+        photo = table.get(_base(name))
+        if photo and photo.name not in taken and bases[_base(name)] == 1:
+            found[name] = photo
+    return found
+
+
+def _key(name: str) -> str:
+    """One spelling for NFC and NFD, for / and backslash, for a/b and ./a//b."""
+    return posixpath.normpath(unicodedata.normalize("NFC", name.strip()).replace("\\", "/"))
+
+
+def _path_key(path: str | os.PathLike[str]) -> str:
+    return _key(os.path.abspath(path))
+
+
+def _base(name: str) -> str:
+    return posixpath.basename(stem(_key(name)))
+
+
+def _unambiguous(pairs: Iterable[tuple[str, Photo]]) -> dict[str, Photo]:
+    """A table without the keys that several photos have."""
+    table: dict[str, Photo | None] = {}
+    for key, photo in pairs:
+        table[key] = photo if table.get(key, photo) is photo else None
+    return {key: photo for key, photo in table.items() if photo}

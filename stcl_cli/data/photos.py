@@ -1,0 +1,263 @@
+"""Photos: finding them, naming them, reading them."""
+
+from __future__ import annotations
+
+import math
+import os
+import posixpath
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from stcl_cli.data.matching import SUFFIXES, match_names, stem
+from stcl_cli.errors import PhotoError, StclError
+from stcl_cli.formats.files import decode, read_text, shown
+from stcl_cli.formats.images import open_image
+from stcl_cli.formats.runs import CONFIG, made_by_stcl
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo on disk.
+
+    Attributes:
+        name: relative path without suffix, with '/' ('sub dir/bär 01'); all outputs are called after it. Where
+            two photos would share one name, as a.jpg and a.png do, each keeps its suffix in the name.
+        path: the file.
+    """
+
+    name: str
+    path: Path
+
+
+class PhotoList(NamedTuple):
+    """Photos sorted by name, and what was named but cannot be had: (name, reason)."""
+
+    photos: list[Photo]
+    missing: list[tuple[str, str]]
+
+
+# ---- finding -----------------------------------------------------------------------------------------------------
+
+
+def list_photos(source: str | os.PathLike[str], list_file: str | os.PathLike[str] | None = None) -> PhotoList:
+    """Find photos in a folder, in a text list, or in a list on stdin.
+
+    A folder is searched recursively: hidden files and output folders of stcl are left out, links are followed once.
+    In a list, relative paths count from the working directory, else from the list's own folder; photos are
+    named by the paths as given or, where one is absolute or leads outside, relative to their common folder.
+
+    Args:
+        source: a folder, a list with one path a line, '-' for stdin, or a single photo.
+        list_file: keep only the photos named in this file, one a line, with or without suffix; the second column
+            (1, 0, -1) of VOC's lists of one class is passed over: every photo named is kept.
+
+    Raises:
+        StclError: nothing there, or no photo left.
+    """
+    source = os.fspath(source)
+    if source == "-":
+        photos, missing = _from_lines(_stdin_lines(), Path())
+    elif os.path.isdir(source):
+        photos, missing = _from_folder(Path(source))
+    elif not os.path.exists(source):
+        raise StclError(f"{shown(source)}: is not there; give a folder of photos, a list of paths, or - for stdin")
+    elif source.lower().endswith(SUFFIXES):
+        photos, missing = _from_lines([source], Path())
+    else:
+        photos, missing = _from_lines(_lines(read_text(source, "surrogateescape")), Path(source).parent)
+    if not photos:
+        first = f" ({shown(missing[0][0])} {missing[0][1]})" if missing else ""
+        raise StclError(f"{shown(source)}: holds no photo{first}; give a folder or list of {', '.join(SUFFIXES)} files")
+    if list_file:
+        photos, missing = _keep(photos, list_file, source)
+    return PhotoList(sorted(photos, key=lambda photo: photo.name), missing)
+
+
+def _from_folder(root: Path) -> PhotoList:
+    paths: list[str] = []
+    missing: list[tuple[str, str]] = []
+    seen: set[tuple[int, int]] = set()
+    folders, links = [""], []  # links wait, so that a photo is named by its real folder; seen ones end circles
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(links.index(min(links)))
+        try:
+            status = os.stat(root / folder)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            entries = list(os.scandir(root / folder))
+        except OSError as error:
+            if not folder:
+                raise StclError(f"{shown(root)}: cannot be read ({error.strerror}); check its permissions") from error
+            missing.append((folder, f"cannot be read ({error.strerror})"))
+            continue
+        if folder and any(entry.name == CONFIG for entry in entries) and made_by_stcl(root / folder):
+            continue
+        for entry in entries:
+            path = posixpath.join(folder, entry.name)
+            if entry.name.startswith("."):
+                continue
+            if _is(entry.is_dir):
+                (links if entry.is_symlink() else folders).append(path)
+            elif entry.name.lower().endswith(SUFFIXES):
+                if _is(entry.is_file):
+                    paths.append(path)
+                else:
+                    missing.append((path, "is a broken link" if entry.is_symlink() else "is not a regular file"))
+    return PhotoList(_named({path: root / path for path in paths}), sorted(missing))
+
+
+def _is(question: Callable[[], bool]) -> bool:
+    """An entry's is_file() or is_dir(); a link to itself is neither."""
+    try:
+        return question()
+    except OSError:
+        return False
+
+
+def _from_lines(lines: Iterable[str], folder: Path) -> PhotoList:
+    paths: dict[str, Path] = {}
+    missing = []
+    for line in lines:
+        tries = [(text, Path(root, text)) for text in (line, line.strip()) for root in ("", folder)]
+        text, path = next(((text, path) for text, path in tries if os.path.exists(path)), (line, None))
+        if path is None:
+            missing.append((line, "is not there"))
+        elif path.is_dir():
+            missing.append((line, "is a folder"))
+        else:
+            paths.setdefault(os.path.normpath(text), path)
+    if any(os.path.isabs(text) or text.split(os.sep)[0] == os.pardir for text in paths):
+        absolute = {os.path.abspath(path): path for path in paths.values()}
+        common = os.path.commonpath([os.path.dirname(path) for path in absolute])
+        paths = {os.path.relpath(text, common): path for text, path in absolute.items()}
+    return PhotoList(_named(paths), missing)
+
+
+def _named(paths: dict[str, Path]) -> list[Photo]:
+    """Photos of {relative path: path}, named without suffix unless that is the name or path of another one."""
+    count = Counter(map(stem, paths))
+    photos = []
+    for text, path in paths.items():
+        name = stem(text)
+        photos.append(Photo(text if count[name] > 1 or (name != text and name in paths) else name, path))
+    return photos
+
+
+def _keep(photos: list[Photo], list_file: str | os.PathLike[str], source: str) -> PhotoList:
+    lines = _lines(read_text(list_file, "surrogateescape"))
+    found = match_names(lines, photos)
+    if len(found) < len(set(lines)):  # maybe the file has a second column
+        columns = [re.fullmatch(r"(.*\S)\s+(?:-1|0|1)\s*", line) for line in lines]
+        if all(columns):
+            lines = [column[1] for column in columns if column]
+            found = match_names(lines, photos)
+    if not found:
+        first = f" (its first line is '{shown(lines[0])}')" if lines else " (it is empty)"
+        raise StclError(f"{shown(list_file)}: names no photo of {shown(source)}{first}; write one name a line")
+    missing = [(line, f"is in {shown(list_file)} but is no photo of {shown(source)}") for line in dict.fromkeys(lines)]
+    return PhotoList(list(set(found.values())), [entry for entry in missing if entry[0] not in found])
+
+
+def _lines(text: str) -> list[str]:
+    """Lines, or what `find -print0` writes, without blank ones."""
+    parts = text.split("\0") if "\0" in text else [line.rstrip("\r") for line in text.split("\n")]
+    return [part for part in parts if part.strip()]
+
+
+def _stdin_lines() -> list[str]:
+    try:
+        return _lines(decode(sys.stdin.buffer.read(), "surrogateescape"))
+    except UnicodeError as error:
+        raise StclError(f"stdin: is no UTF-8 text ({error}); pipe a list of paths in") from error
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+_ORIENTATION, _WIDTH, _HEIGHT = 0x0112, 0x0100, 0x0101  # tags of Exif and TIFF
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def photo_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(H, W) of the photo as `read_photo` gives it, without decoding it (a PNG is: its Exif may come last).
+
+    Raises:
+        PhotoError: unreadable.
+    """
+    with open_image(path) as image:
+        return _upright_size(image)
+
+
+def read_photo(path: str | os.PathLike[str], max_side: int | None = None) -> np.ndarray:
+    """The photo upright (Exif obeyed) as (H, W, 3) uint8 RGB; transparent parts white, 16-bit greys scaled to 8.
+
+    Args:
+        max_side: reduce the longer side to this many pixels, averaging; a smaller photo stays as it is.
+
+    Raises:
+        PhotoError: unreadable, cut short, too large, or of a kind that has no colours (32-bit values).
+    """
+    with open_image(path) as image:
+        height, width = _upright_size(image)
+        ratio = min(1.0, max_side / max(height, width)) if max_side else 1.0
+        if ratio < 1:  # JPEGs decode 2, 4 or 8 times smaller for a fraction of the time; other formats ignore it
+            image.draft(None, (math.ceil(image.width * ratio), math.ceil(image.height * ratio)))
+        image.load()
+        turn = _TURNS.get(_orientation(image))  # asked after loading: TIFFs turn themselves then and drop the tag
+        rgb = _to_rgb(image, path)
+        rgb_HW3 = np.asarray(rgb.transpose(turn) if turn is not None else rgb)
+    if ratio < 1:
+        size_WH = (max(1, round(width * ratio)), max(1, round(height * ratio)))
+        return cv2.resize(rgb_HW3, size_WH, interpolation=cv2.INTER_AREA)
+    return np.array(rgb_HW3)  # a writeable copy
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    if image.format == "TIFF":  # some versions of Pillow give the size turned already
+        width, height = int(image.tag_v2[_WIDTH]), int(image.tag_v2[_HEIGHT])
+        orientation = image.tag_v2.get(_ORIENTATION)
+    else:
+        width, height = image.size
+        orientation = _orientation(image)
+    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
+def _orientation(image: Image.Image) -> int | None:
+    if image.format == "PNG":
+        image.load()  # its Exif may come last
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except Exception:  # broken Exif data are no reason to refuse the photo
+        return None
+
+
+def _to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits, of which Pillow would clip all above 255
+        values_HW = np.asarray(image)
+        if values_HW.min() < 0 or values_HW.max() > 0xFFFF:
+            raise PhotoError(f"{shown(path)}: has 32-bit values; save it with 8 or 16 bits")
+        grey_HW = (values_HW.astype(np.uint32) * 0xFF + 0x7FFF) // 0xFFFF
+        return Image.fromarray(grey_HW.astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise PhotoError(f"{shown(path)}: has floating-point values; save it with 8 or 16 bits")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,77 @@
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stcl_cli.data.matching import match_names, stem, with_suffix
+from stcl_cli.data.photos import Photo
+
+
+def photos(*paths, named=()):
+    """Photos of a folder, named without suffix unless listed in `named`."""
+    return [Photo(path if path in named else stem(path), Path("folder", path)) for path in paths]
+
+
+def match(name, *paths, named=()):
+    found = match_names([name], photos(*paths, named=named))
+    return with_suffix(found[name]) if found else None
+
+
+def test_stem():
+    assert stem("sub.dir/photo.v1.JPG") == "sub.dir/photo.v1"
+    assert stem("photo.v1") == "photo.v1"
+    assert stem(".jpg") == ".jpg"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sub/bär 1", "sub/bär 1.jpg", "sub/bär 1.JPG", "sub/bär 1.png", "./sub//bär 1", "sub\\bär 1.jpg", " bär 1 "],
+)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("disk_form", ["NFC", "NFD"])
+def test_ways_to_write_a_name(name, form, disk_form):
+    path = unicodedata.normalize(disk_form, "sub/bär 1.jpg")
+    assert match(unicodedata.normalize(form, name), "other/x.jpg", path) == path
+
+
+def test_paths_of_this_machine():
+    absolute = str(Path("folder/sub/a.jpg").absolute())
+    for name in (absolute, absolute[:-4], "folder/sub/a.jpg", "./folder/sub/a"):
+        assert match(name, "sub/a.jpg", "a.jpg") == "sub/a.jpg"
+
+
+def test_a_suffix_decides_between_two_photos():
+    both = ("a.jpg", "a.png")
+    assert match("a.jpg", *both, named=both) == "a.jpg"
+    assert match("a.png", *both, named=both) == "a.png"
+    assert match("a.JPG", *both, named=both) is None
+    assert match("a", *both, named=both) is None
+
+
+def test_two_unicode_forms_on_disk_are_two_photos():
+    nfc, nfd = (unicodedata.normalize(form, "bär.jpg") for form in ("NFC", "NFD"))
+    for path in (nfc, nfd):
+        assert match(path, nfc, nfd) == path
+        assert match(stem(path), nfc, nfd) == path
+
+
+def test_base_names_only_where_they_are_unique():
+    assert match("JPEGImages/a.jpg", "train/a.jpg", "train/b.jpg") == "train/a.jpg"
+    assert match("a", "cat/a.jpg", "dog/a.jpg") is None
+    assert match("other/a", "cat/a.jpg", "dog/a.jpg") is None
+    assert match_names(["cat/a", "dog/a"], photos("train/a.jpg")) == {}
+    # the photo dog/a is named exactly: cat/a cannot mean it
+    assert list(match_names(["cat/a", "dog/a"], photos("dog/a.jpg"))) == ["dog/a"]
+
+
+def test_several_names_of_one_photo():
+    assert set(match_names(["a", "a.jpg", "./a"], photos("a.jpg"))) == {"a", "a.jpg", "./a"}
+
+
+@given(st.lists(st.from_regex(r"\A[ab]{1,2}(/[ab]{1,2})?\Z"), unique=True, min_size=1))
+def test_every_own_name_means_its_photo(stems):
+    listed = photos(*(f"{name}.jpg" for name in stems))
+    found = match_names(stems, listed)
+    assert {name: photo.name for name, photo in found.items()} == {name: name for name in stems}

@@ -1,0 +1,289 @@
+import io
+import os
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from stcl_cli.data import photos
+from stcl_cli.errors import PhotoError, StclError
+from stcl_cli.formats.runs import write_config
+
+NOISE = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+SMOOTH = np.stack(np.meshgrid(np.arange(200), np.arange(120), [50]), -1).squeeze().astype(np.uint8)  # (120, 200, 3)
+
+
+def touch(root, *paths):
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+
+
+def names(listing):
+    return [photo.name for photo in listing.photos]
+
+
+# ---- finding -----------------------------------------------------------------------------------------------------
+
+
+def test_folder(tmp_path):
+    touch(tmp_path, "b.JPG", "sub dir/bär 01.jpeg", "sub dir/deep/x.v1.webp", "z.tif", "y.TIFF", "w.bmp", "v.png")
+    touch(tmp_path, ".hidden.jpg", ".git/x.jpg", "notes.txt", "noext", "._b.JPG")
+    listing = photos.list_photos(str(tmp_path))
+    assert names(listing) == ["b", "sub dir/bär 01", "sub dir/deep/x.v1", "v", "w", "y", "z"]
+    assert listing.photos[1].path == tmp_path / "sub dir" / "bär 01.jpeg"
+    assert listing.missing == []
+
+
+def test_names_never_collide(tmp_path):
+    touch(tmp_path, "a.jpg", "a.png", "a.jpg.png", "s/a.jpg", "b.jpg", "b.jpg.png", "B.jpg")
+    expected = ["B", "a.jpg", "a.jpg.png", "a.png", "b", "b.jpg.png", "s/a"]
+    assert names(photos.list_photos(tmp_path)) == expected
+
+
+def test_bytes_that_are_no_utf8(tmp_path):
+    touch(tmp_path, os.fsdecode(b"b\xe4r.jpg"))
+    (photo,) = photos.list_photos(tmp_path).photos
+    assert os.fsencode(photo.name) == b"b\xe4r"
+    assert photo.path.exists()
+
+
+def test_links_and_circles(tmp_path):
+    root = tmp_path / "photos"
+    touch(root, "real/a.jpg")
+    touch(tmp_path, "elsewhere/b.jpg")
+    (root / "alias").symlink_to(root / "real")
+    (root / "real" / "circle").symlink_to(root)
+    (root / "far").symlink_to(tmp_path / "elsewhere")
+    (root / "far2").symlink_to(tmp_path / "elsewhere")
+    (root / "c.jpg").symlink_to(tmp_path / "elsewhere" / "b.jpg")
+    (root / "broken.jpg").symlink_to(tmp_path / "none")
+    (root / "self.jpg").symlink_to(root / "self.jpg")
+    os.mkfifo(root / "fifo.jpg")
+    touch(root, "folder.jpg/d.jpg")
+    listing = photos.list_photos(root)
+    assert names(listing) == ["c", "far/b", "folder.jpg/d", "real/a"]
+    assert listing.missing == [
+        ("broken.jpg", "is a broken link"),
+        ("fifo.jpg", "is not a regular file"),
+        ("self.jpg", "is a broken link"),
+    ]
+
+
+def test_output_folders_of_stcl_hold_no_photos(tmp_path):
+    touch(tmp_path, "a.jpg", "masks/a.png", "theirs/b.png", "theirs/config.json")
+    write_config(tmp_path / "masks", "refine", {})
+    assert names(photos.list_photos(tmp_path)) == ["a", "theirs/b"]
+    write_config(tmp_path, "demo", {})  # but the folder that was asked for is searched
+    assert names(photos.list_photos(tmp_path)) == ["a", "theirs/b"]
+
+
+def test_nothing_found(tmp_path):
+    touch(tmp_path, "notes.txt", ".hidden.jpg")
+    with pytest.raises(StclError, match=r"holds no photo; give a folder"):
+        photos.list_photos(tmp_path)
+    with pytest.raises(StclError, match=r"none: is not there"):
+        photos.list_photos(tmp_path / "none")
+
+
+def test_list_with_relative_paths(tmp_path, monkeypatch):
+    touch(tmp_path, "p/a.jpg", "p/sub/b c.png", "p/d.gif")
+    monkeypatch.chdir(tmp_path)
+    content = "\ufeff./p/a.jpg\r\n\r\np/x/../sub/b c.png  \r\np/none.jpg\r\np/a.jpg\r\np\r\np/d.gif"
+    (tmp_path / "p" / "x").mkdir()
+    (tmp_path / "list.txt").write_text(content)
+    listing = photos.list_photos("list.txt")
+    assert names(listing) == ["p/a", "p/d.gif", "p/sub/b c"]  # a suffix that is no photo's stays
+    assert listing.missing == [("p/none.jpg", "is not there"), ("p", "is a folder")]
+
+
+def test_list_paths_count_from_its_own_folder_too(tmp_path):
+    touch(tmp_path, "p/a.jpg")
+    (tmp_path / "p" / "list.txt").write_text("a.jpg")
+    (photo,) = photos.list_photos(tmp_path / "p" / "list.txt").photos
+    assert photo == photos.Photo("a", tmp_path / "p" / "a.jpg")
+
+
+def test_list_with_absolute_paths(tmp_path):
+    touch(tmp_path, "p/a.jpg", "p/sub/b.jpg", "p/sub/deep/a.jpg")
+    (tmp_path / "list.txt").write_text("\n".join(str(path) for path in (tmp_path / "p").rglob("*.jpg")))
+    assert names(photos.list_photos(tmp_path / "list.txt")) == ["a", "sub/b", "sub/deep/a"]
+
+
+def test_list_never_leads_outside(tmp_path, monkeypatch):
+    touch(tmp_path, "a.jpg", "w/b.jpg", "w/v/c.jpg")
+    monkeypatch.chdir(tmp_path / "w")
+    Path("list.txt").write_text("../a.jpg\nb.jpg\nv/../../w/v/c.jpg")
+    assert names(photos.list_photos("list.txt")) == ["a", "w/b", "w/v/c"]
+
+
+@pytest.mark.parametrize("separator", [b"\n", b"\0"])
+def test_stdin(tmp_path, monkeypatch, separator):
+    touch(tmp_path, "a.jpg", "sub/bär.jpg")
+    data = separator.join(os.fsencode(tmp_path / path) for path in ("a.jpg", "sub/bär.jpg")) + separator
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    assert names(photos.list_photos("-")) == ["a", "sub/bär"]
+
+
+def test_one_photo(tmp_path):
+    touch(tmp_path, "a.jpg")
+    assert names(photos.list_photos(tmp_path / "a.jpg")) == ["a"]
+
+
+def test_a_list_of_nothing(tmp_path):
+    (tmp_path / "list.txt").write_text("none.jpg\n" + "x" * 5000)
+    with pytest.raises(StclError, match=r"list.txt: holds no photo \(none.jpg is not there\)"):
+        photos.list_photos(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize("lines", ["a\nsub/b.jpg\nnone", "\ufeffa 1\r\n\r\nsub/b  -1\r\nnone -1\r\n", "a.jpg\nb\nnone"])
+def test_list_file(tmp_path, lines):
+    touch(tmp_path, "p/a.jpg", "p/sub/b.jpg", "p/c.jpg")
+    (tmp_path / "train.txt").write_text(lines)
+    listing = photos.list_photos(tmp_path / "p", tmp_path / "train.txt")
+    assert names(listing) == ["a", "sub/b"]
+    ((name, reason),) = listing.missing
+    assert name == "none"
+    assert "train.txt" in reason
+
+
+def test_list_file_with_a_name_that_looks_like_two_columns(tmp_path):
+    touch(tmp_path, "p/a 1.jpg", "p/a.jpg")
+    (tmp_path / "train.txt").write_text("a 1\n")
+    assert names(photos.list_photos(tmp_path / "p", tmp_path / "train.txt")) == ["a 1"]
+
+
+@pytest.mark.parametrize(("content", "reason"), [("x\ny", "its first line is 'x'"), ("", "it is empty")])
+def test_list_file_that_fits_nothing(tmp_path, content, reason):
+    touch(tmp_path, "p/a.jpg")
+    (tmp_path / "train.txt").write_text(content)
+    with pytest.raises(StclError, match=rf"train.txt: names no photo of .*{reason}"):
+        photos.list_photos(tmp_path / "p", tmp_path / "train.txt")
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff"])
+def test_lossless_formats(tmp_path, suffix):
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray(NOISE).save(path)
+    photo = photos.read_photo(path)
+    assert photo.flags.writeable
+    assert np.array_equal(photo, NOISE)
+    assert photos.photo_size(path) == (12, 20)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
+def test_exif_rotation(tmp_path, suffix, orientation):
+    path = tmp_path / f"x.{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(SMOOTH)
+    image.save(path, exif=exif)
+    image.getexif()[0x0112] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(image)).astype(int)
+    photo = photos.read_photo(path)
+    assert photo.shape == expected.shape
+    assert np.abs(photo - expected).mean() < 4
+    assert photos.photo_size(path) == expected.shape[:2]
+    reduced = photos.read_photo(path, max_side=40)
+    assert max(reduced.shape) == 40
+    assert np.abs(reduced - cv2.resize(expected.astype(np.uint8), reduced.shape[1::-1]).astype(int)).mean() < 4
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_broken_exif_is_no_reason_to_refuse(tmp_path):
+    Image.fromarray(SMOOTH).save(tmp_path / "x.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + bytes(range(40)))
+    assert photos.read_photo(tmp_path / "x.jpg").shape == (120, 200, 3)
+
+
+def test_kinds_of_pixels(tmp_path):
+    grey = NOISE[:, :, 0]
+    cases = {
+        "grey.png": (Image.fromarray(grey), grey[:, :, None].repeat(3, 2)),
+        "bit.png": (Image.fromarray(grey > 99), (grey > 99)[:, :, None].repeat(3, 2) * 255),
+        "deep.png": (Image.fromarray(grey.astype(np.uint16) * 257), grey[:, :, None].repeat(3, 2)),
+        "deep.tiff": (Image.fromarray(grey.astype(np.uint16) * 257), grey[:, :, None].repeat(3, 2)),
+        "cmyk.tiff": (Image.fromarray(NOISE).convert("CMYK"), NOISE),
+    }
+    for name, (image, expected) in cases.items():
+        image.save(tmp_path / name)
+        assert np.array_equal(photos.read_photo(tmp_path / name), expected), name
+
+
+def test_palette(tmp_path):
+    image = Image.fromarray(NOISE).quantize(200)
+    for name in ("x.png", "x.gif"):
+        image.save(tmp_path / name)
+        assert np.array_equal(photos.read_photo(tmp_path / name), np.asarray(image.convert("RGB")))
+
+
+def test_cmyk_jpeg(tmp_path):
+    Image.fromarray(SMOOTH).convert("CMYK").save(tmp_path / "x.jpg", quality=95)
+    assert np.abs(photos.read_photo(tmp_path / "x.jpg").astype(int) - SMOOTH).mean() < 3
+
+
+def test_transparency_lies_over_white(tmp_path):
+    alpha = np.array([[0, 128, 255]], np.uint8)
+    rgba = np.dstack([np.full((1, 3, 3), 100, np.uint8), alpha])
+    over_white = np.round(100 * (alpha / 255) + 255 * (1 - alpha / 255)).astype(int)
+    Image.fromarray(rgba).save(tmp_path / "rgba.png")
+    Image.fromarray(rgba[:, :, 2:]).save(tmp_path / "la.png")
+    for name in ("rgba.png", "la.png"):
+        photo = photos.read_photo(tmp_path / name)
+        assert np.abs(photo - over_white[:, :, None]).max() <= 1
+    for mode in ("P", "L", "RGB"):
+        image = Image.new(mode, (3, 1), 0)
+        image.save(tmp_path / f"{mode}.png", transparency=0 if mode != "RGB" else (0, 0, 0))
+        assert (photos.read_photo(tmp_path / f"{mode}.png") == 255).all()
+
+
+def test_pixels_without_colours(tmp_path):
+    Image.fromarray(np.full((2, 2), 70_000, np.int32)).save(tmp_path / "i.tiff")
+    Image.fromarray(np.full((2, 2), 0.5, np.float32)).save(tmp_path / "f.tiff")
+    for name, what in (("i.tiff", "32-bit"), ("f.tiff", "floating-point")):
+        with pytest.raises(PhotoError, match=rf"{name}: has {what} values; save it"):
+            photos.read_photo(tmp_path / name)
+
+
+@pytest.mark.parametrize("read", [photos.read_photo, photos.photo_size])
+def test_what_is_no_photo(tmp_path, read):
+    (tmp_path / "text.jpg").write_text("<html>404</html>")
+    (tmp_path / "empty.jpg").touch()
+    for name in ("text.jpg", "empty.jpg", "none.jpg"):
+        with pytest.raises(PhotoError, match=rf"{name}: (is|cannot)"):
+            read(tmp_path / name)
+
+
+def test_a_truncated_photo(tmp_path):
+    Image.fromarray(NOISE).save(tmp_path / "x.jpg")
+    data = (tmp_path / "x.jpg").read_bytes()
+    (tmp_path / "x.jpg").write_bytes(data[: len(data) - 60])
+    with pytest.raises(PhotoError, match=r"x.jpg: cannot be decoded \(.*truncated"):
+        photos.read_photo(tmp_path / "x.jpg")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize(("size", "max_side", "expected"), [((120, 200), 50, (30, 50)), ((200, 120), 99, (99, 59))])
+def test_max_side_is_an_area_average(tmp_path, suffix, size, max_side, expected):
+    image = SMOOTH if size == (120, 200) else SMOOTH.transpose(1, 0, 2)
+    Image.fromarray(image).save(tmp_path / f"x.{suffix}", quality=95)
+    photo = photos.read_photo(tmp_path / f"x.{suffix}", max_side)
+    assert photo.shape == (*expected, 3)
+    area = cv2.resize(image, expected[::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(photo.astype(int) - area).mean() < 2.5
+
+
+def test_max_side_never_enlarges_nor_vanishes(tmp_path):
+    Image.fromarray(NOISE).save(tmp_path / "x.png")
+    assert photos.read_photo(tmp_path / "x.png", 20).shape == (12, 20, 3)
+    assert np.array_equal(photos.read_photo(tmp_path / "x.png", 5000), NOISE)
+    Image.new("RGB", (3000, 1)).save(tmp_path / "thin.jpg")
+    assert photos.read_photo(tmp_path / "thin.jpg", 100).shape == (1, 100, 3)
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.jpg")
+    assert photos.read_photo(tmp_path / "dot.jpg", 100).shape == (1, 1, 3)
