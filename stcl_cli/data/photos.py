@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-import posixpath
 import re
+import struct
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from stcl_cli.data.matching import SUFFIXES, match_names, stem
+from stcl_cli.data.scan import scan_folder
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.files import decode, read_text, shown
 from stcl_cli.formats.images import open_image
-from stcl_cli.formats.runs import CONFIG, made_by_stcl
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def list_photos(source: str | os.PathLike[str], list_file: str | os.PathLike[str
     if source == "-":
         photos, missing = _from_lines(_stdin_lines(), Path())
     elif os.path.isdir(source):
-        photos, missing = _from_folder(Path(source))
+        paths, missing = scan_folder(Path(source))
+        photos = _named({path: Path(source, path) for path in paths})
     elif not os.path.exists(source):
         raise StclError(f"{shown(source)}: is not there; give a folder of photos, a list of paths, or - for stdin")
     elif source.lower().endswith(SUFFIXES):
@@ -80,48 +81,6 @@ def list_photos(source: str | os.PathLike[str], list_file: str | os.PathLike[str
     if list_file:
         photos, missing = _keep(photos, list_file, source)
     return PhotoList(sorted(photos, key=lambda photo: photo.name), missing)
-
-
-def _from_folder(root: Path) -> PhotoList:
-    paths: list[str] = []
-    missing: list[tuple[str, str]] = []
-    seen: set[tuple[int, int]] = set()
-    folders, links = [""], []  # links wait, so that a photo is named by its real folder; seen ones end circles
-    while folders or links:
-        folder = folders.pop() if folders else links.pop(links.index(min(links)))
-        try:
-            status = os.stat(root / folder)
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            entries = list(os.scandir(root / folder))
-        except OSError as error:
-            if not folder:
-                raise StclError(f"{shown(root)}: cannot be read ({error.strerror}); check its permissions") from error
-            missing.append((folder, f"cannot be read ({error.strerror})"))
-            continue
-        if folder and any(entry.name == CONFIG for entry in entries) and made_by_stcl(root / folder):
-            continue
-        for entry in entries:
-            path = posixpath.join(folder, entry.name)
-            if entry.name.startswith("."):
-                continue
-            if _is(entry.is_dir):
-                (links if entry.is_symlink() else folders).append(path)
-            elif entry.name.lower().endswith(SUFFIXES):
-                if _is(entry.is_file):
-                    paths.append(path)
-                else:
-                    missing.append((path, "is a broken link" if entry.is_symlink() else "is not a regular file"))
-    return PhotoList(_named({path: root / path for path in paths}), sorted(missing))
-
-
-def _is(question: Callable[[], bool]) -> bool:
-    """An entry's is_file() or is_dir(); a link to itself is neither."""
-    try:
-        return question()
-    except OSError:
-        return False
 
 
 def _from_lines(lines: Iterable[str], folder: Path) -> PhotoList:
@@ -156,16 +115,33 @@ def _named(paths: dict[str, Path]) -> list[Photo]:
 def _keep(photos: list[Photo], list_file: str | os.PathLike[str], source: str) -> PhotoList:
     lines = _lines(read_text(list_file, "surrogateescape"))
     found = match_names(lines, photos)
-    if len(found) < len(set(lines)):  # maybe the file has a second column
-        columns = [re.fullmatch(r"(.*\S)\s+(?:-1|0|1)\s*", line) for line in lines]
-        if all(columns):
-            lines = [column[1] for column in columns if column]
-            found = match_names(lines, photos)
+    if len(found) < len(set(lines)):
+        lines = _first_column(lines)
+        found = match_names(lines, photos)
     if not found:
         first = f" (its first line is '{shown(lines[0])}')" if lines else " (it is empty)"
         raise StclError(f"{shown(list_file)}: names no photo of {shown(source)}{first}; write one name a line")
-    missing = [(line, f"is in {shown(list_file)} but is no photo of {shown(source)}") for line in dict.fromkeys(lines)]
-    return PhotoList(list(set(found.values())), [entry for entry in missing if entry[0] not in found])
+    reason = f"is in {shown(list_file)} but is no photo of {shown(source)}"
+    missing = [(line, reason) for line in dict.fromkeys(lines) if line not in found]
+    return PhotoList(list(set(found.values())), missing)
+
+
+def listed_names(list_file: str | os.PathLike[str]) -> list[str]:
+    """The names in a list as photos are named: without './', suffix or second column.
+
+    Raises:
+        StclError: `list_file` cannot be read or is empty.
+    """
+    lines = _first_column(_lines(read_text(list_file, "surrogateescape")))
+    if not lines:
+        raise StclError(f"{shown(list_file)}: is empty; write one name a line")
+    return list(dict.fromkeys(stem(os.path.normpath(line.strip())) for line in lines))
+
+
+def _first_column(lines: list[str]) -> list[str]:
+    """Lines without the 1, 0 or -1 in VOC's lists of one class, if each line ends in one."""
+    columns = [re.fullmatch(r"(.*\S)\s+(?:-1|0|1)\s*", line) for line in lines]
+    return [column[1] for column in columns if column] if all(columns) else lines
 
 
 def _lines(text: str) -> list[str]:
@@ -196,13 +172,13 @@ _TURNS = {
 
 
 def photo_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(H, W) of the photo as `read_photo` gives it, without decoding it (a PNG is: its Exif may come last).
+    """(H, W) of the photo as `read_photo` gives it, without decoding it (but for a PNG with text after its pixels).
 
     Raises:
         PhotoError: unreadable.
     """
     with open_image(path) as image:
-        return _upright_size(image)
+        return _upright_size(image, path)
 
 
 def read_photo(path: str | os.PathLike[str], max_side: int | None = None) -> np.ndarray:
@@ -215,12 +191,12 @@ def read_photo(path: str | os.PathLike[str], max_side: int | None = None) -> np.
         PhotoError: unreadable, cut short, too large, or of a kind that has no colours (32-bit values).
     """
     with open_image(path) as image:
-        height, width = _upright_size(image)
+        height, width = _upright_size(image, path)
         ratio = min(1.0, max_side / max(height, width)) if max_side else 1.0
         if ratio < 1:  # JPEGs decode 2, 4 or 8 times smaller for a fraction of the time; other formats ignore it
             image.draft(None, (math.ceil(image.width * ratio), math.ceil(image.height * ratio)))
         image.load()
-        turn = _TURNS.get(_orientation(image))  # asked after loading: TIFFs turn themselves then and drop the tag
+        turn = _TURNS.get(_orientation(image, path))  # asked after loading: TIFFs turn themselves then and drop the tag
         rgb = _to_rgb(image, path)
         rgb_HW3 = np.asarray(rgb.transpose(turn) if turn is not None else rgb)
     if ratio < 1:
@@ -229,23 +205,37 @@ def read_photo(path: str | os.PathLike[str], max_side: int | None = None) -> np.
     return np.array(rgb_HW3)  # a writeable copy
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
+def _upright_size(image: Image.Image, path: str | os.PathLike[str]) -> tuple[int, int]:
     if image.format == "TIFF":  # some versions of Pillow give the size turned already
         width, height = int(image.tag_v2[_WIDTH]), int(image.tag_v2[_HEIGHT])
         orientation = image.tag_v2.get(_ORIENTATION)
     else:
         width, height = image.size
-        orientation = _orientation(image)
+        orientation = _orientation(image, path)
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
-def _orientation(image: Image.Image) -> int | None:
-    if image.format == "PNG":
-        image.load()  # its Exif may come last
-    try:
-        return image.getexif().get(_ORIENTATION)
+def _orientation(image: Image.Image, path: str | os.PathLike[str]) -> int | None:
+    if image.format == "PNG" and _has_late_text(path):
+        image.load()
+    try:  # not image.getexif(), which decodes every PNG without Exif to look for some behind the pixels
+        return Image.Image.getexif(image).get(_ORIENTATION)
     except Exception:  # broken Exif data are no reason to refuse the photo
         return None
+
+
+def _has_late_text(path: str | os.PathLike[str]) -> bool:
+    """Whether a PNG has a chunk that may hold Exif after its pixels, where ImageMagick puts it."""
+    with open(path, "rb") as file:
+        file.seek(8)
+        pixels_seen = False
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            pixels_seen |= kind == b"IDAT"
+            if pixels_seen and kind in (b"eXIf", b"zTXt", b"tEXt", b"iTXt"):
+                return True
+            file.seek(length + 4, os.SEEK_CUR)
+    return False
 
 
 def _to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:

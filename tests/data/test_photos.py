@@ -6,11 +6,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from stcl_cli.data import photos
 from stcl_cli.errors import PhotoError, StclError
-from stcl_cli.formats.runs import write_config
 
 NOISE = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
 SMOOTH = np.stack(np.meshgrid(np.arange(200), np.arange(120), [50]), -1).squeeze().astype(np.uint8)  # (120, 200, 3)
@@ -49,36 +48,6 @@ def test_bytes_that_are_no_utf8(tmp_path):
     (photo,) = photos.list_photos(tmp_path).photos
     assert os.fsencode(photo.name) == b"b\xe4r"
     assert photo.path.exists()
-
-
-def test_links_and_circles(tmp_path):
-    root = tmp_path / "photos"
-    touch(root, "real/a.jpg")
-    touch(tmp_path, "elsewhere/b.jpg")
-    (root / "alias").symlink_to(root / "real")
-    (root / "real" / "circle").symlink_to(root)
-    (root / "far").symlink_to(tmp_path / "elsewhere")
-    (root / "far2").symlink_to(tmp_path / "elsewhere")
-    (root / "c.jpg").symlink_to(tmp_path / "elsewhere" / "b.jpg")
-    (root / "broken.jpg").symlink_to(tmp_path / "none")
-    (root / "self.jpg").symlink_to(root / "self.jpg")
-    os.mkfifo(root / "fifo.jpg")
-    touch(root, "folder.jpg/d.jpg")
-    listing = photos.list_photos(root)
-    assert names(listing) == ["c", "far/b", "folder.jpg/d", "real/a"]
-    assert listing.missing == [
-        ("broken.jpg", "is a broken link"),
-        ("fifo.jpg", "is not a regular file"),
-        ("self.jpg", "is a broken link"),
-    ]
-
-
-def test_output_folders_of_stcl_hold_no_photos(tmp_path):
-    touch(tmp_path, "a.jpg", "masks/a.png", "theirs/b.png", "theirs/config.json")
-    write_config(tmp_path / "masks", "refine", {})
-    assert names(photos.list_photos(tmp_path)) == ["a", "theirs/b"]
-    write_config(tmp_path, "demo", {})  # but the folder that was asked for is searched
-    assert names(photos.list_photos(tmp_path)) == ["a", "theirs/b"]
 
 
 def test_nothing_found(tmp_path):
@@ -164,6 +133,18 @@ def test_list_file_that_fits_nothing(tmp_path, content, reason):
         photos.list_photos(tmp_path / "p", tmp_path / "train.txt")
 
 
+@pytest.mark.parametrize("text", ["./a.jpg\nsub/b v1.PNG\n\na\n", "a 1\nsub/b v1  -1\na 1"])
+def test_listed_names(tmp_path, text):
+    (tmp_path / "x.txt").write_text(text)
+    assert photos.listed_names(tmp_path / "x.txt") == ["a", "sub/b v1"]
+
+
+def test_listed_names_of_nothing(tmp_path):
+    (tmp_path / "x.txt").write_text("\n")
+    with pytest.raises(StclError, match=r"x.txt: is empty"):
+        photos.listed_names(tmp_path / "x.txt")
+
+
 # ---- reading -----------------------------------------------------------------------------------------------------
 
 
@@ -194,6 +175,26 @@ def test_exif_rotation(tmp_path, suffix, orientation):
     reduced = photos.read_photo(path, max_side=40)
     assert max(reduced.shape) == 40
     assert np.abs(reduced - cv2.resize(expected.astype(np.uint8), reduced.shape[1::-1]).astype(int)).mean() < 4
+
+
+def test_png_exif_behind_the_pixels(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(NOISE).save(tmp_path / "x.png", exif=exif)
+    data = (tmp_path / "x.png").read_bytes()
+    start = data.index(b"eXIf") - 4
+    stop = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    end = data.index(b"IEND") - 4
+    (tmp_path / "x.png").write_bytes(data[:start] + data[stop:end] + data[start:stop] + data[end:])
+    assert photos.photo_size(tmp_path / "x.png") == (20, 12)
+    assert np.array_equal(photos.read_photo(tmp_path / "x.png"), np.rot90(NOISE, -1))
+
+
+def test_size_without_decoding(tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    for suffix in ("jpg", "png", "tiff", "bmp"):
+        Image.fromarray(NOISE).save(tmp_path / f"x.{suffix}")
+        assert photos.photo_size(tmp_path / f"x.{suffix}") == (12, 20)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
