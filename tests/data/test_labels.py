@@ -1,0 +1,187 @@
+import csv
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stcl_cli.data.labels import Labels, match_labels, read_labels
+from stcl_cli.data.photos import Photo, list_photos
+from stcl_cli.errors import StclError
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(text, classes=None, encoding="utf-8"):
+        (tmp_path / "labels.csv").write_bytes(text.encode(encoding))
+        return read_labels(tmp_path / "labels.csv", classes)
+
+    return read
+
+
+PAIRS = Labels(("cat", "dog"), {"a.jpg": (0,), "sub/b": (0, 1), "c": ()})
+
+
+@pytest.mark.parametrize("header", ["", "image,labels\n", "\ufeffFile_Name, Classes\r\n"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_pairs(read, header, end, encoding):
+    text = header + end.join(["a.jpg,cat", 'sub/b,"dog;cat"', "", "c,", ""])
+    assert read(text.removeprefix("\ufeff") if encoding == "utf-16" else text, encoding=encoding) == PAIRS
+
+
+@pytest.mark.parametrize("header", ["image", "", "whatever"])
+def test_columns(read, header):
+    assert read(f"{header},dog,cat\na.jpg,0,1\nsub/b,1, 1\nc,0.0,\n") == Labels(
+        ("dog", "cat"), {"a.jpg": (1,), "sub/b": (0, 1), "c": ()}
+    )
+    assert read("i,dog,cat\na.jpg,0,1\nsub/b,1,1\nc,0,0\n", ["cat", "dog"]) == PAIRS
+
+
+def test_columns_without_a_header(read):
+    assert read("a.jpg,1,0\nsub/b,1,1\nc,0,0\n", ["cat", "dog"]) == PAIRS
+    with pytest.raises(StclError, match=r"labels.csv: 2 columns of 0 and 1 without a header; write the class names"):
+        read("a.jpg,1,0\nsub/b,1,1\n")
+
+
+def test_one_column_of_one_class(read):
+    assert read("image,crack\na,1\nb,0\n") == Labels(("crack",), {"a": (0,), "b": ()})
+
+
+def test_classes_called_0_and_1(read):
+    assert read("a,0\nb,1\n") == Labels(("0", "1"), {"a": (0,), "b": (1,)})
+    assert read("image,label\na,0\nb,1\n") == Labels(("0", "1"), {"a": (0,), "b": (1,)})
+
+
+def test_columns_and_a_class_that_no_photo_shows(read):
+    assert read("image,cat,dog\na,1,0\n").classes == ("cat", "dog")
+    assert read("image,cat\na,1\n", ["cat", "dog"]).classes == ("cat", "dog")
+
+
+def test_lines_of_one_image_add_up(read):
+    assert read("a,cat\nb,dog\na,dog;cat;dog\nb,\n").by_name == {"a": (0, 1), "b": (1,)}
+
+
+def test_order_of_classes(read):
+    assert read("a,dog;cat").classes == ("cat", "dog")
+    assert read("a,dog;cat", ("emu", "dog", "cat")) == Labels(("emu", "dog", "cat"), {"a": (1, 2)})
+
+
+def test_background_is_no_label(read):
+    assert read("a,background;cat\nb,_Background_") == Labels(("cat",), {"a": (0,), "b": ()})
+    assert read("image,background,cat\na,1,1\n") == Labels(("cat",), {"a": (0,)})
+
+
+def test_class_names_are_composed(read):
+    nfd = unicodedata.normalize("NFD", "Bär")
+    assert read(f"a,{nfd}", [unicodedata.normalize("NFC", "Bär")]).by_name == {"a": (0,)}
+    assert read(f"a,{nfd}\nb,{unicodedata.normalize('NFC', nfd)}").classes == (unicodedata.normalize("NFC", "Bär"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "classes", "reason"),
+    [
+        ("", None, r"is empty; write a line"),
+        ("\n \n", None, r"is empty"),
+        ("a.jpg\nb.jpg", None, r"line 1: has 1 columns instead of 2; write image,class;class"),
+        ("a,cat\nb,cat,dog", None, r"line 2: has 3 columns instead of 2"),
+        ("a,cat,dog\nb,cat,dog", None, r"line 2: 'cat' is neither 0 nor 1; .*join"),
+        ("image,cat,dog\na,0,2", None, r"line 2: '2' is neither 0 nor 1"),
+        ("a,\nb,", None, r"names no class"),
+        ("a,cat\n\nb,dgo", ["cat", "dog"], r"line 3: unknown class 'dgo'; correct it to 'dog' or add it"),
+        ("a,emu", ["cat", "dog"], r"line 1: unknown class 'emu'; correct it or add it"),
+        ("image,cat,emu\na,0,1", ["cat", "dog"], r"line 1: unknown class 'emu'"),
+        ("image,cat,cat\na,0,1", None, r"line 1: names class 'cat' twice"),
+        ("image,cat,\na,0,1", None, r"line 1: has an empty class name"),
+        ("a,cat\nb,'d\x07g'", None, r"line 2: class name .* control character"),
+        ('a,cat\nb,"x' + "y" * 200_000, None, r"line 2: is not CSV"),
+    ],
+)
+def test_errors_name_file_and_line(read, text, classes, reason):
+    with pytest.raises(StclError, match=rf"labels.csv(:)? ?{reason}") as caught:
+        read(text, classes)
+    assert "\n" not in str(caught.value)
+
+
+def test_255_classes_are_too_many(read):
+    with pytest.raises(StclError, match="names 255 classes"):
+        read("a," + ";".join(f"c{i}" for i in range(255)))
+
+
+def test_no_such_file_and_no_text(tmp_path):
+    with pytest.raises(StclError, match=r"labels.csv: cannot be read"):
+        read_labels(tmp_path / "labels.csv", None)
+    (tmp_path / "labels.csv").write_bytes(b"a,\xff\xfe\n")
+    with pytest.raises(StclError, match="save it as UTF-8"):
+        read_labels(tmp_path / "labels.csv", None)
+
+
+NAMES = st.text(st.characters(categories=["L", "N", "P", "Zs"], exclude_characters=";"), min_size=1).map(
+    lambda text: unicodedata.normalize("NFC", text).strip()
+)
+CLASSES = NAMES.filter(lambda name: name and "background" not in name.casefold())
+
+
+@given(st.dictionaries(NAMES.filter(bool), st.sets(CLASSES, min_size=1), min_size=1))
+def test_what_the_csv_module_writes_comes_back(tmp_path_factory, table):
+    path = tmp_path_factory.getbasetemp() / "written.csv"
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("image", "labels"), *((name, ";".join(shows)) for name, shows in table.items())])
+    labels = read_labels(path, None)
+    assert {name: {labels.classes[i] for i in shows} for name, shows in labels.by_name.items()} == table
+    assert labels.classes == tuple(sorted(set().union(*table.values())))
+
+
+# ---- a folder a class --------------------------------------------------------------------------------------------
+
+
+def touch(root, *paths):
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+
+
+def test_a_folder_a_class(tmp_path):
+    touch(tmp_path, "dog/1.jpg", "dog/1.png", "cat/deep/1.jpg", "cat/.hidden.jpg", "loose.jpg", "notes/x.txt")
+    labels = read_labels(tmp_path, None)
+    assert labels == Labels(("cat", "dog"), {"cat/deep/1": (0,), "dog/1.jpg": (1,), "dog/1.png": (1,)})
+    matched = match_labels(list_photos(tmp_path).photos, labels)
+    assert [(photo.name, shows) for photo, shows in matched.labelled] == list(labels.by_name.items())
+    assert [photo.name for photo in matched.unlabelled] == ["loose"]
+    assert matched.missing == []
+    assert read_labels(tmp_path, ["dog", "emu", "cat"]).by_name["cat/deep/1"] == (2,)
+
+
+def test_folders_that_are_no_classes(tmp_path):
+    touch(tmp_path, "a.jpg")
+    with pytest.raises(StclError, match="no sub-folders with photos"):
+        read_labels(tmp_path, None)
+    touch(tmp_path, "emu/a.jpg")
+    with pytest.raises(StclError, match=r"emu/a.jpg: unknown class 'emu'"):
+        read_labels(tmp_path, ["cat"])
+
+
+# ---- photos and labels -------------------------------------------------------------------------------------------
+
+
+def test_match():
+    photos = [Photo(name, Path(f"{name}.jpg")) for name in ("a", "b", "sub/c", "sub/d", "e")]
+    labels = Labels(("cat", "dog"), {"a.jpg": (0,), "b": (), "c.jpg": (1,), "a": (1,), "none": (0,), "x/e": (0,)})
+    matched = match_labels(photos, labels)
+    assert [(photo.name, shows) for photo, shows in matched.labelled] == [
+        ("a", (0, 1)),
+        ("b", ()),
+        ("sub/c", (1,)),
+        ("e", (0,)),
+    ]
+    assert matched.unlabelled == [photos[3]]
+    assert [name for name, _ in matched.missing] == ["none"]
+
+
+@pytest.mark.parametrize(("on_disk", "written"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_match_in_another_unicode_form(on_disk, written):
+    name = unicodedata.normalize(on_disk, "sub/bär 01")
+    photos = [Photo(name, Path(f"{name}.jpg"))]
+    labels = Labels(("cat",), {unicodedata.normalize(written, "sub/bär 01.jpg"): (0,)})
+    assert match_labels(photos, labels).labelled == [(photos[0], (0,))]
