@@ -1,0 +1,153 @@
+"""CAM files: the activation maps of one photo as a compact safetensors file.
+
+Tensors: `cam` uint8 (K, h, w), 255 = 1.0, at about a quarter of the photo's size; `extra.NAME`, whatever else a stage
+hands on. Metadata: one string, `stcl`, of JSON (one, because safetensors writes several in random order).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from stcl_cli.errors import PhotoError, StclError
+from stcl_cli.formats.classes import check_classes
+from stcl_cli.formats.files import atomic_write, shown, to_json
+from stcl_cli.formats.images import MAX_PIXELS
+
+FORMAT, VERSION = "cam", 1
+_REDUCTION = 4  # stored at a quarter: a ViT's CAM has a 16th, and interpolation gives the quarter back
+
+
+@dataclass(frozen=True, eq=False)
+class CamFile:
+    """Class activation maps of one photo.
+
+    Attributes:
+        classes: foreground class names of the run.
+        labels: the K classes that have a map, as ascending indices into `classes`.
+        cam_KHW: float32 in 0..1, of any size up to the photo's.
+        size: (H, W) of the photo, upright.
+        source: "given" or "predicted": where the labels come from.
+        scores: classifier probabilities, of the K labels or of all classes; or none.
+        extra: more arrays, such as the affinity of patches.
+
+    Raises:
+        ValueError: fields that do not fit each other.
+    """
+
+    classes: tuple[str, ...]
+    labels: tuple[int, ...]
+    cam_KHW: np.ndarray
+    size: tuple[int, int]
+    source: str = "given"
+    scores: tuple[float, ...] = ()
+    extra: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        cam, labels = self.cam_KHW, list(self.labels)
+        _require(cam.ndim == 3 and cam.shape[0] == len(labels), "as many maps as labels")
+        _require(all(type(number) is int for number in (*labels, *self.size)), "whole numbers as labels and size")
+        _require(labels == sorted(set(labels)), "labels in ascending order")
+        _require(not labels or 0 <= labels[0] <= labels[-1] < len(self.classes), "labels that are classes")
+        _require(len(self.size) == 2 and min(self.size) > 0 and math.prod(self.size) <= MAX_PIXELS, "a possible size")
+        _require(
+            1 <= cam.shape[1] <= self.size[0] and 1 <= cam.shape[2] <= self.size[1], "maps no larger than the photo"
+        )
+        _require(not cam.size or (cam.min() >= 0 and cam.max() <= 1), "maps in 0..1")  # False for NaN
+        _require(self.source in ("given", "predicted"), "a source 'given' or 'predicted'")
+        _require(len(self.scores) in (0, len(labels), len(self.classes)), "a score a label or a class")
+
+    def full_size(self) -> np.ndarray:
+        """The maps at the photo's own size: (K, H, W) float32 in 0..1, bilinear."""
+        height, width = self.size
+        maps = [cv2.resize(cam, (width, height), interpolation=cv2.INTER_LINEAR) for cam in self.cam_KHW]
+        return np.stack(maps) if maps else np.zeros((0, height, width), np.float32)
+
+
+def _require(fits: bool, what: str) -> None:
+    if not fits:
+        raise ValueError(f"a CAM needs {what}")
+
+
+def write_cam(path: str | os.PathLike[str], cam: CamFile) -> None:
+    """Write a CAM file, atomically; the same CAM gives the same bytes. Maps are reduced and rounded to 8 bits.
+
+    Raises:
+        StclError: `path` cannot be written.
+    """
+    tensors = {"cam": _quantised(cam)} | {f"extra.{name}": array for name, array in cam.extra.items()}
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "classes": cam.classes,
+        "labels": cam.labels,
+        "size": cam.size,
+        "source": cam.source,
+        "scores": [round(float(score), 6) for score in cam.scores],
+    }
+    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    data = safetensors.numpy.save(tensors, metadata={"stcl": to_json(header)})
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _quantised(cam: CamFile) -> np.ndarray:
+    height, width = (
+        min(side, -(-full // _REDUCTION)) for side, full in zip(cam.cam_KHW.shape[1:], cam.size, strict=True)
+    )
+    small_KHW = np.zeros((len(cam.labels), height, width), np.uint8)
+    for index, map_HW in enumerate(cam.cam_KHW.astype(np.float32)):
+        small_KHW[index] = np.rint(cv2.resize(map_HW, (width, height), interpolation=cv2.INTER_AREA) * 255)
+    return small_KHW
+
+
+def read_cam(path: str | os.PathLike[str]) -> CamFile:
+    """Read a CAM file; `cam_KHW` comes back as float32 at the stored size.
+
+    Raises:
+        PhotoError: not a CAM file, cut short, of another version, or of shapes that do not fit each other.
+    """
+    cure = "make it again with stcl cam"
+    try:
+        if not os.path.isfile(path):
+            raise PhotoError(f"{shown(path)}: there is no such file; {cure}")
+        with safetensors.safe_open(path, framework="np") as file:
+            header = _header(path, (file.metadata() or {}).get("stcl", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not iterable itself
+        cam = tensors.pop("cam")
+        _require(cam.dtype == np.uint8, "maps of 8 bits")
+        _require(isinstance(header["classes"], list), "a list of classes")
+        _require(all(name.startswith("extra.") for name in tensors), "tensors called cam or extra.NAME")
+        return CamFile(
+            classes=check_classes(header["classes"], shown(path)),
+            labels=tuple(header["labels"]),
+            cam_KHW=cam.astype(np.float32) / 255,
+            size=tuple(header["size"]),
+            source=header["source"],
+            scores=tuple(map(float, header["scores"])),
+            extra={name.removeprefix("extra."): array for name, array in tensors.items()},
+        )
+    except StclError as error:
+        raise PhotoError(str(error)) from error
+    except Exception as error:  # whatever the bytes of a stranger lead to
+        raise PhotoError(f"{shown(path)}: is not a whole CAM file ({shown(str(error))}); {cure}") from error
+
+
+def _header(path: str | os.PathLike[str], text: str) -> dict[str, Any]:
+    header = json.loads(text)
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise PhotoError(f"{shown(path)}: is a safetensors file, but no CAM; give a folder that stcl cam wrote")
+    if header.get("version") != VERSION:
+        version = shown(str(header.get("version")))
+        raise PhotoError(
+            f"{shown(path)}: is a CAM file of version {version}, not {VERSION}; make it again with stcl cam"
+        )
+    return header
