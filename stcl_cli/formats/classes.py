@@ -83,16 +83,3 @@ def find_classes(file: str | os.PathLike[str] | None, *folders: Path) -> tuple[s
             return read_classes(place / CLASSES)
     where = " nor ".join(shown(folder) for folder in folders)
     raise StclError(f"{where}: no {CLASSES} in or beside it; name the classes with --classes FILE, one a line")
-
-
-def find_classes(given: str | None, *folders: Path) -> tuple[str, ...]:
-    """The class names: of the file `given`, else of the first of `folders` that holds a classes.txt.
-
-    Raises:
-        StclError: there is none, or it cannot be read.
-    """
-    candidates = [Path(given)] if given else [folder / CLASSES for folder in folders]
-    for path in candidates:
-        if given or path.is_file():
-            return read_classes(path)
-    raise StclError(f"{shown(candidates[0])}: is not there; name the classes with --classes FILE, one a line")
