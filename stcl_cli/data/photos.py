@@ -196,7 +196,7 @@ def read_photo(path: str | os.PathLike[str], max_side: int | None = None) -> np.
         if ratio < 1:  # JPEGs decode 2, 4 or 8 times smaller for a fraction of the time; other formats ignore it
             image.draft(None, (math.ceil(image.width * ratio), math.ceil(image.height * ratio)))
         image.load()
-        turn = _TURNS.get(_orientation(image, path))  # asked after loading: TIFFs turn themselves then and drop the tag
+        turn = None if image.format == "TIFF" else _TURNS.get(_orientation(image, path))  # Pillow turns TIFFs itself
         rgb = _to_rgb(image, path)
         rgb_HW3 = np.asarray(rgb.transpose(turn) if turn is not None else rgb)
     if ratio < 1:
