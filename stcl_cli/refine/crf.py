@@ -1,0 +1,108 @@
+"""Fully connected CRF by mean field; one code path for CPU and CUDA, no compiler.
+
+Source: Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials" (NeurIPS
+2011), as pydensecrf computes it: a position and a bilateral kernel, symmetric normalisation, Potts compatibility.
+
+Shapes: K labels, S score sets, N pixels of all photos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stcl_cli.refine.lattice import Lattice, build_lattice
+from stcl_cli.refine.presets import CrfParams
+
+SMALLEST_PROB = 1e-5  # scores are clipped here before the logarithm, as in pydensecrf.utils
+FEW_LABELS = 12  # below, softmax over a short last axis is several times faster written out (CPU)
+
+LARGEST_EXPONENT = 80.0  # exp of more nears float32's end; exponents this small need no shift
+
+
+@torch.no_grad()
+def dense_crf(probs: Sequence[Tensor], photos: Sequence[np.ndarray | Tensor], params: CrfParams) -> list[Tensor]:
+    """Marginals of the CRF for a batch of photos of any sizes, all on the device of the scores.
+
+    probs: for each photo (K, H, W) softmax scores of the labels present in it, or (S, K, H, W): S sets of scores on one
+    photo (a low and a high background score, say) share its lattice. K may differ from photo to photo, S may not.
+    photos: for each (H, W, 3) uint8 RGB. Returns float32 tensors in the shapes of probs.
+    """
+    for p, photo in zip(probs, photos, strict=True):
+        if p.shape[-2:] != photo.shape[:2]:
+            raise ValueError(f"scores {tuple(p.shape)} and photo {tuple(photo.shape)} differ in size")
+    device, K = probs[0].device, max(p.shape[-3] for p in probs)
+    sizes = tuple((p.shape[-2], p.shape[-1]) for p in probs)
+    bilateral = build_lattice([_bilateral_features(photo, params, device) for photo in photos])
+    position = _position_lattice(sizes, params.pos_xy, device)
+
+    log_probs = torch.cat([_log_rows(p, K) for p in probs])
+    shape = log_probs.shape
+    marginals = _softmax(log_probs.clone())
+    for _ in range(params.iterations):
+        rows = marginals.flatten(1)
+        score = torch.add(log_probs, position.filter(rows).view(shape), alpha=params.pos_weight)
+        marginals = _softmax(score.add_(bilateral.filter(rows).view(shape), alpha=params.bilateral_weight))
+    pixels = marginals.split([H * W for H, W in sizes])
+    return [_maps(rows, p.shape) for rows, p in zip(pixels, probs, strict=True)]
+
+
+def probs_from_labels(labels_HW: Tensor, n_labels: int, confidence: float = 0.7, ignore: int = 255) -> Tensor:
+    """Scores (K, H, W) for `dense_crf` from hard labels 0 ... K - 1; same energies as pydensecrf's unary_from_labels.
+
+    A pixel's label has `confidence`, the others share the rest. Ignored pixels are uniform: the photo decides.
+    """
+    known = labels_HW != ignore
+    others = (1 - confidence) / max(n_labels - 1, 1)
+    probs = torch.full((n_labels, *labels_HW.shape), others, device=labels_HW.device)
+    probs.scatter_(0, torch.where(known, labels_HW, 0).long()[None], confidence)
+    return torch.where(known, probs, 1 / n_labels)
+
+
+def _bilateral_features(photo: np.ndarray | Tensor, params: CrfParams, device: torch.device) -> Tensor:
+    photo = torch.as_tensor(photo if isinstance(photo, Tensor) else np.array(photo), device=device)
+    position = _position_features(photo.shape[0], photo.shape[1], params.bilateral_xy, device)
+    return torch.cat([position, _divide(photo.reshape(-1, 3).t().float(), params.bilateral_rgb)])
+
+
+def _position_features(H: int, W: int, width: float, device: torch.device) -> Tensor:
+    y, x = torch.arange(H, device=device), torch.arange(W, device=device)
+    return _divide(torch.stack([x.repeat(H), y.repeat_interleave(W)]).float(), width)
+
+
+def _divide(x: Tensor, width: float) -> Tensor:
+    return x / torch.tensor(
+        width, dtype=torch.float32, device=x.device
+    )  # by a number, CUDA would multiply by 1 / width
+
+
+@lru_cache(maxsize=8)
+def _position_lattice(sizes: tuple[tuple[int, int], ...], width: float, device: torch.device) -> Lattice:
+    return build_lattice([_position_features(H, W, width, device) for H, W in sizes])
+
+
+def _log_rows(probs: Tensor, K: int) -> Tensor:
+    """(K', H, W) or (S, K', H, W) scores to (H * W, S, K) logarithms; labels this photo lacks get -inf."""
+    probs = probs.float().reshape(-1, probs.shape[-3], probs.shape[-2] * probs.shape[-1])
+    log_probs = probs.clamp(SMALLEST_PROB, 1).log_().permute(2, 0, 1)
+    return torch.nn.functional.pad(log_probs, (0, K - log_probs.shape[2]), value=-torch.inf).contiguous()
+
+
+def _maps(marginals_NSK: Tensor, shape: torch.Size) -> Tensor:
+    return marginals_NSK[:, :, : shape[-3]].permute(1, 2, 0).reshape(shape)
+
+
+def _softmax(x_NSK: Tensor) -> Tensor:
+    """Softmax over labels; may overwrite its argument."""
+    K = x_NSK.shape[-1]
+    if x_NSK.is_cuda or K >= FEW_LABELS:
+        return x_NSK.softmax(-1)
+    x = x_NSK.view(-1, K)
+    if x.max() > LARGEST_EXPONENT:
+        x.sub_(x.amax(1, keepdim=True))
+    x.exp_()
+    return x.mul_((x @ x.new_ones(K, 1)).reciprocal_()).view_as(x_NSK)
