@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Your own photos: a folder, and a CSV file `image,labels` (several labels joined by ;) or one sub-folder a class.
+#
+#     examples/own_folder.sh PHOTOS LABELS [OUT]
+#
+# Several thousand photos deserve the defaults (20,000 iterations); for a few hundred, 2,000 iterations are enough.
+set -euo pipefail
+photos=${1:?usage: examples/own_folder.sh PHOTOS LABELS [OUT]}
+labels=${2:?usage: examples/own_folder.sh PHOTOS LABELS [OUT]}
+out=${3:-stcl-out}
+iterations=${ITERATIONS:-2000}
+
+stcl train "$photos" --labels "$labels" -o "$out/run" --iterations "$iterations"
+stcl cam "$photos" -m "$out/run" --labels "$labels" -o "$out/cams"
+stcl refine "$out/cams" --images "$photos" -o "$out/masks"
+stcl segtrain "$photos" --masks "$out/masks" --init "$out/run" -o "$out/seg" --iterations "$iterations"
+stcl predict "$photos" -m "$out/seg" -o "$out/predictions"

@@ -1,0 +1,114 @@
+"""Any timm Vision Transformer, read at two depths.
+
+Shapes: B images, H x W pixels, h x w patches, N = h * w patch tokens, D token width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import stcl_models.tiny  # noqa: F401  (makes timm know stcl_tiny)
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+HEADS = ("head.", "head_dist.", "fc_norm.", "fc.", "classifier.")  # left out when weights are loaded
+
+
+class BackboneError(ValueError):
+    """A backbone that timm does not have, that is no ViT, or whose weights do not fit; the message says which."""
+
+
+class Tokens(NamedTuple):
+    """What one pass over the image gives."""
+
+    patch_BND: Tensor  # patch tokens of the last block, normed
+    aux_BND: Tensor  # patch tokens of the auxiliary block, normed
+    class_BD: Tensor  # class token of the last block, normed
+    grid: tuple[int, int]  # (h, w), h * w = N
+
+
+class Backbone(nn.Module):
+    """A timm ViT without its head. `aux_layer` counts blocks from the end (ToCo: the third from the end, -3).
+
+    Images are normalised with the model's own mean and std; sides must be multiples of `patch_size`.
+    Raises BackboneError.
+    """
+
+    def __init__(
+        self, name: str, *, pretrained: bool = False, weights: Path | None = None, aux_layer: int = -3
+    ) -> None:
+        super().__init__()
+        try:
+            self.vit = timm.create_model(
+                name, pretrained=pretrained and weights is None, num_classes=0, dynamic_img_size=True
+            )
+        except TypeError as error:  # the model's class takes no dynamic_img_size
+            raise BackboneError(
+                f"{name} is not a Vision Transformer with patch tokens; take one from timm's vit family"
+            ) from error
+        except RuntimeError as error:  # timm: unknown model, or no pretrained weights for it
+            raise BackboneError(f"timm cannot make the backbone {name!r}: {first_line(error)}") from error
+        except OSError as error:  # hub not reachable
+            raise BackboneError(
+                f"the pretrained weights of {name} could not be downloaded ({first_line(error)}); "
+                "give a local file with --weights, or --no-pretrained"
+            ) from error
+        if not isinstance(self.vit, VisionTransformer):
+            raise BackboneError(
+                f"{name} is not a Vision Transformer with patch tokens; take one from timm's vit family"
+            )
+        depth = len(self.vit.blocks)
+        if not -depth <= aux_layer < 0:
+            raise BackboneError(f"aux_layer {aux_layer} is outside the {depth} blocks of {name}: give -{depth} to -1")
+        self.aux_index = depth + aux_layer
+        self.width: int = self.vit.embed_dim
+        self.patch_size: int = self.vit.patch_embed.patch_size[0]
+        config = self.vit.pretrained_cfg
+        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1) * 255, persistent=False)
+        if weights is not None:
+            load_backbone_weights(self.vit, name, weights)
+
+    def normalise(self, photos_B3HW: Tensor) -> Tensor:
+        """uint8 RGB (0..255) -> what the backbone was trained on."""
+        return (photos_B3HW.float() - self.mean) / self.std
+
+    def forward(self, images_B3HW: Tensor) -> Tokens:
+        grid = (images_B3HW.shape[-2] // self.patch_size, images_B3HW.shape[-1] // self.patch_size)
+        last, (aux,) = self.vit.forward_intermediates(
+            images_B3HW, indices=[self.aux_index], norm=True, output_fmt="NLC"
+        )
+        prefix = self.vit.num_prefix_tokens
+        patch = last[:, prefix:]
+        # A ViT without a class token stands in with the mean of its patch tokens.
+        class_token = last[:, 0] if prefix else patch.mean(1)
+        return Tokens(patch, aux, class_token, grid)
+
+
+def load_backbone_weights(vit: nn.Module, name: str, path: Path) -> None:
+    """Strictly load a local safetensors file with timm's names; a classification head in the file is left out."""
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BackboneError(f"{path}: not a readable safetensors file ({first_line(error)})") from error
+    state = {k: v for k, v in state.items() if not k.startswith(HEADS)}
+    own = vit.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    unlike = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    if missing or extra or unlike:
+        what = (
+            f"lacks {missing[0]}" if missing else f"has {extra[0]}" if extra else f"has another shape of {min(unlike)}"
+        )
+        raise BackboneError(
+            f"{path}: these are not weights of {name} (the file {what}); name their model with --backbone"
+        )
+    vit.load_state_dict(state)
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [error.__class__.__name__])[0]

@@ -1,0 +1,78 @@
+"""Second-stage segmentation networks: a ViT with a light decoder, or any architecture of segmentation-models-pytorch.
+
+Both take normalised images whose sides are multiples of `multiple` and give scores of all classes, background first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from stcl_models.backbone import Backbone, BackboneError, first_line, load_backbone_weights
+from stcl_models.heads import LargeFov
+from stcl_models.stcl import to_map
+from torch import Tensor, nn
+
+
+class VitSegmenter(nn.Module):
+    """Patch tokens of a ViT -> LargeFOV decoder. Scores (B, classes + 1, H / patch, W / patch)."""
+
+    def __init__(self, backbone: Backbone, classes: int) -> None:
+        super().__init__()
+        self.encoder = backbone
+        self.decoder = LargeFov(backbone.width, classes + 1)
+        self.multiple = backbone.patch_size
+
+    @property
+    def mean(self) -> Tensor:
+        return self.encoder.mean
+
+    def normalise(self, photos_B3HW: Tensor) -> Tensor:
+        """uint8 RGB -> what the encoder was trained on."""
+        return self.encoder.normalise(photos_B3HW)
+
+    def forward(self, images_B3HW: Tensor) -> Tensor:
+        tokens = self.encoder(images_B3HW)
+        return self.decoder(to_map(tokens.patch_BND, tokens.grid))
+
+
+class SmpSegmenter(nn.Module):
+    """segmentation-models-pytorch with a timm encoder. Scores (B, classes + 1, H, W). Raises BackboneError."""
+
+    multiple = 32
+
+    def __init__(
+        self, arch: str, encoder: str, classes: int, *, pretrained: bool = False, weights: Path | None = None
+    ) -> None:
+        super().__init__()
+        try:
+            self.net = smp.create_model(
+                arch,
+                encoder_name=f"tu-{encoder}",
+                encoder_weights="imagenet" if pretrained and weights is None else None,
+                classes=classes + 1,
+            )
+            config = timm.models.get_pretrained_cfg(encoder)
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise BackboneError(
+                f"{arch} cannot be made with the timm encoder {encoder!r}: {first_line(error)}"
+            ) from error
+        except OSError as error:
+            raise BackboneError(
+                f"the pretrained weights of {encoder} could not be downloaded ({first_line(error)}); "
+                "give a local file with --weights, or --no-pretrained"
+            ) from error
+        self.encoder = self.net.encoder
+        if weights is not None:
+            load_backbone_weights(self.encoder.model, encoder, weights)
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1) * 255, persistent=False)
+
+    def normalise(self, photos_B3HW: Tensor) -> Tensor:
+        """uint8 RGB -> what the encoder was trained on."""
+        return (photos_B3HW.float() - self.mean) / self.std
+
+    def forward(self, images_B3HW: Tensor) -> Tensor:
+        return self.net(images_B3HW)

@@ -1,0 +1,102 @@
+"""The STCL classification network: a ViT with two classifiers, contrast heads and a segmentation branch.
+
+Shapes: B images, N = h * w patch tokens, D token width, C foreground classes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from stcl_models.backbone import Backbone, Tokens
+from stcl_models.heads import LargeFov, ProjectionHead, TeacherHead
+from torch import Tensor, nn
+
+
+class CamPass(NamedTuple):
+    """What a multi-scale pass gives; CAMs are not normalised."""
+
+    cam_BChw: Tensor  # from the last block
+    cam_aux_BChw: Tensor  # from the auxiliary block
+    logits_BC: Tensor  # class scores, mean over all views
+    mirror_BD: Tensor  # class token of the mirror image at the first scale
+
+
+class Stcl(nn.Module):
+    """Classification from patch tokens by global max pooling and a bias-free linear layer (ToCo, Ru et al. 2023, sec. 3.1).
+
+    `classifier` reads the last block and `classifier_aux` the auxiliary one; the same weights applied to every patch
+    token give the class activation maps. `student` and `teacher` project class tokens for class token contrast,
+    `decoder` is the segmentation branch (C + 1 scores, background first).
+    """
+
+    def __init__(self, backbone: Backbone, classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = nn.Linear(backbone.width, classes, bias=False)
+        self.classifier_aux = nn.Linear(backbone.width, classes, bias=False)
+        for layer in (self.classifier, self.classifier_aux):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+        self.student = ProjectionHead(backbone.width)
+        self.teacher = TeacherHead(self.student)
+        self.decoder = LargeFov(backbone.width, classes + 1)
+
+    def logits(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Class scores (B,C) of the last and of the auxiliary block."""
+        return self.classifier(tokens.patch_BND.amax(1)), self.classifier_aux(tokens.aux_BND.amax(1))
+
+    def activations(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Class activation maps before ReLU, (B,C,h,w) of the last and of the auxiliary block."""
+        return (
+            to_map(self.classifier(tokens.patch_BND), tokens.grid),
+            to_map(self.classifier_aux(tokens.aux_BND), tokens.grid),
+        )
+
+    def segment(self, tokens: Tokens) -> Tensor:
+        """Scores (B,C+1,h,w) of the segmentation branch."""
+        return self.decoder(to_map(tokens.patch_BND, tokens.grid))
+
+    @torch.no_grad()
+    def cam_pass(
+        self, images_B3HW: Tensor, scales: tuple[float, ...], size: tuple[int, int], plain: Tokens | None = None
+    ) -> CamPass:
+        """Multi-scale CAMs with mirror images (ToCo): max over the mirror pair, ReLU, mean over scales, at `size`.
+
+        `plain` may hand over the tokens of a pass at scale 1 that was made anyway; then only its mirror image is computed.
+        """
+        cams, cams_aux, scores, class_tokens = [], [], [], []
+        for scale in scales:
+            scaled = rescale(images_B3HW, scale, self.backbone.patch_size)
+            views = [scaled.flip(-1)] if plain and scale == 1 else [scaled, scaled.flip(-1)]
+            tokens = self.backbone(torch.cat(views))
+            if len(views) == 1:
+                tokens = Tokens(*(torch.cat(pair) for pair in zip(plain[:3], tokens[:3], strict=True)), tokens.grid)
+            cam, cam_aux = (_fold_mirror(activation) for activation in self.activations(tokens))
+            cams.append(resize(cam, size))
+            cams_aux.append(resize(cam_aux, size))
+            scores.append(self.logits(tokens)[0].float().unflatten(0, (2, -1)).mean(0))
+            class_tokens.append(tokens.class_BD.unflatten(0, (2, -1))[1])
+        return CamPass(
+            torch.stack(cams).mean(0), torch.stack(cams_aux).mean(0), torch.stack(scores).mean(0), class_tokens[0]
+        )
+
+
+def _fold_mirror(activation_2BChw: Tensor) -> Tensor:
+    plain, mirror = activation_2BChw.float().chunk(2)
+    return torch.maximum(plain, mirror.flip(-1)).relu()
+
+
+def to_map(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B,N,D) -> (B,D,h,w)."""
+    return tokens_BND.transpose(1, 2).unflatten(2, grid)
+
+
+def rescale(images_B3HW: Tensor, scale: float, multiple: int) -> Tensor:
+    """Bilinear resize by `scale`, sides rounded to a multiple of the patch size (at least one patch)."""
+    size = [max(multiple, round(side * scale / multiple) * multiple) for side in images_B3HW.shape[-2:]]
+    return images_B3HW if size == list(images_B3HW.shape[-2:]) else resize(images_B3HW, size)
+
+
+def resize(maps: Tensor, size: tuple[int, ...] | list[int]) -> Tensor:
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)

@@ -1,0 +1,94 @@
+"""Class activation maps: normalising, labelling, and choosing what to look at. Pure functions, tensors in, tensors out.
+
+Shapes: B images, C classes, K class slots of a batch (the most labels one image has), h x w map size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stcl_cli.formats.masks import IGNORE
+
+
+def normalise_cams(cams: Tensor) -> Tensor:
+    """Min-max to [0,1], each map on its own (..., h, w); an empty map stays zero (ToCo, Ru et al. 2023)."""
+    low = cams.amin((-2, -1), keepdim=True)
+    high = cams.amax((-2, -1), keepdim=True)
+    return (cams - low) / (high - low).clamp_min(1e-5)
+
+
+def label_slots(labels_BC: Tensor) -> Tensor:
+    """Multi-hot labels (B,C) -> class index of each slot (B,K), -1 where an image has fewer than K labels."""
+    order = labels_BC.argsort(dim=1, descending=True, stable=True)
+    slots = max(int(labels_BC.sum(1).max()), 1)
+    index_BK = order[:, :slots]
+    return torch.where(labels_BC.gather(1, index_BK) > 0, index_BK, -1)
+
+
+def gather_slots(cams_BChw: Tensor, slots_BK: Tensor) -> Tensor:
+    """The maps of each image's own labels (B,K,h,w); empty slots are zero."""
+    index = slots_BK.clamp_min(0)[:, :, None, None].expand(-1, -1, *cams_BChw.shape[-2:])
+    return cams_BChw.gather(1, index) * (slots_BK >= 0)[:, :, None, None]
+
+
+def label_map(cams_BKhw: Tensor, slots_BK: Tensor, low: float, high: float) -> Tensor:
+    """Normalised maps -> label map (B,h,w): 0 background, class index + 1, 255 between the two scores (ToCo).
+
+    From `high` up the strongest class counts, up to `low` background does; what lies between is ignored.
+    """
+    value, slot = cams_BKhw.max(1)
+    classes = slots_BK[:, :, None, None].expand_as(cams_BKhw).gather(1, slot[:, None])[:, 0] + 1
+    labels = torch.where(value >= high, classes, IGNORE)
+    return torch.where(value <= low, 0, labels)
+
+
+def with_background(cams_KHW: Tensor, backgrounds: Sequence[float]) -> Tensor:
+    """One set of scores for each background score: (S, K + 1, H, W), background first, summing to one over labels."""
+    S, (H, W) = len(backgrounds), cams_KHW.shape[-2:]
+    background = cams_KHW.new_tensor(backgrounds).clamp_min(1e-4)[:, None, None, None].expand(S, 1, H, W)
+    scores = torch.cat([background, cams_KHW.expand(S, -1, -1, -1)], 1)
+    return scores / scores.sum(1, keepdim=True)
+
+
+def between_is_ignored(low_HW: np.ndarray, high_HW: np.ndarray) -> np.ndarray:
+    """Label maps from a low and a high background score -> one: what is foreground only at the low score is 255."""
+    return np.where(low_HW == high_HW, high_HW, np.where(high_HW == 0, IGNORE, high_HW)).astype(np.uint8)
+
+
+def local_crop_corners(
+    labels_Bhw: Tensor, valid_Bhw: Tensor, window: int, crops: int, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Where to cut local crops, in tokens: centred on uncertain or background tokens, half the mass on each.
+
+    Returns the upper left token of each crop (B,L,2) and whether it is a positive (B,L): a crop in which under 0.2 of
+    the tokens are foreground or uncertain is a negative (ToCo sec. 3.3; half and half is ours: in most photos nearly all
+    tokens are background, and a loss without positives is none).
+    """
+    size = labels_Bhw.shape[-2:]
+    background = ((labels_Bhw == 0) & valid_Bhw).flatten(1).float()
+    uncertain = ((labels_Bhw == IGNORE) & valid_Bhw).flatten(1).float()
+    weight = background / background.sum(1, keepdim=True).clamp_min(1) + uncertain / uncertain.sum(
+        1, keepdim=True
+    ).clamp_min(1)
+    weight = weight + 1e-6  # an image that is all foreground still gives crops
+    centre = torch.multinomial(weight, crops, replacement=True, generator=generator)
+    row = (centre // size[1] - window // 2).clamp(0, size[0] - window)
+    column = (centre % size[1] - window // 2).clamp(0, size[1] - window)
+    region = ((labels_Bhw != 0) & valid_Bhw).float()[:, None]
+    share = F.avg_pool2d(region, window, stride=1).flatten(1)  # (B, (h-window+1)*(w-window+1))
+    positive = share.gather(1, row * (size[1] - window + 1) + column) >= 0.2
+    return torch.stack([row, column], -1), positive
+
+
+def cut_crops(images_B3HW: Tensor, corners_BL2: Tensor, patch: int, window: int) -> Tensor:
+    """Crops of window * patch pixels (B,L,3,side,side), cut in one indexing step."""
+    steps = torch.arange(window * patch, device=images_B3HW.device)
+    rows = (corners_BL2[..., 0, None] * patch + steps)[..., :, None]  # (B,L,side,1)
+    columns = (corners_BL2[..., 1, None] * patch + steps)[..., None, :]
+    image = torch.arange(len(images_B3HW), device=images_B3HW.device)[:, None, None, None]
+    return images_B3HW.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 1, 4, 2, 3)

@@ -1,0 +1,251 @@
+"""One frozen, flat dataclass a stage: the only place with names, types, defaults and help of what a user can set.
+
+cli.py turns the fields into command line options, each output folder keeps them as config.json, and `--config FILE` reads
+them back. Nothing heavy is imported here, so `stcl --help` is instant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field
+from typing import Any
+
+
+def option(default: Any = MISSING, help: str = "", **cli: Any) -> Any:
+    """A dataclass field with what the command line needs to know of it (`cli`: see cli.options_of)."""
+    return field(default=default, metadata={"help": help, **cli})
+
+
+def images_argument() -> Any:
+    return option(
+        help="Folder of photos (searched recursively), text file with one path a line, or - for stdin.", positional=True
+    )
+
+
+def output_option(help: str) -> Any:
+    return option(help=help, short="-o", path=True, metavar="DIR")
+
+
+def list_option() -> Any:
+    return option(None, "Keep only the photos named in FILE (one a line, suffix optional).", path=True, metavar="FILE")
+
+
+def max_side_option() -> Any:
+    return option(512, "Photos with a longer side are reduced to this many pixels before anything else.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """What every command with an output folder shares."""
+
+    resume: bool = option(False, "Go on in a folder that a stopped run left; nothing is done twice.")
+    overwrite: bool = option(False, "Empty the output folder first.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute(Folder):
+    """What every command that runs a network shares."""
+
+    device: str = option("auto", "auto, cpu, cuda or cuda:N. auto takes a GPU where there is one.")
+    amp: str = option(
+        "auto", "Mixed precision; auto is bf16 on CUDA and off on the CPU.", choices=("auto", "bf16", "off")
+    )
+    seed: int = option(0, "Fixes every random choice of the run.")
+    workers: int | None = option(None, "Processes that read photos. [default: up to 8 beside a GPU, none on the CPU]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Compute):
+    """What both trainings share."""
+
+    list: str | None = list_option()
+    max_side: int = max_side_option()
+    val_masks: str | None = option(
+        None, "True masks, only to measure with: mIoU goes to metrics.jsonl.", path=True, metavar="DIR"
+    )
+    val_list: str | None = option(
+        None, "Measure on the photos named in FILE. [default: all with a mask]", path=True, metavar="FILE"
+    )
+    val_every: int | None = option(None, "Measure every N iterations. [default: a tenth of the run]")
+    save_every: int = option(500, "Write checkpoints/last.safetensors every N iterations.")
+    log_every: int = option(20, "Write metrics.jsonl every N iterations.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Training):
+    """`stcl train`: photos and image-level labels -> a run folder. Defaults are ToCo's for VOC unless a comment says otherwise."""
+
+    images: str = images_argument()
+    labels: str = option(
+        help="CSV (image,labels with ; between labels, or one-hot columns) or one folder a class.", path=True
+    )
+    output: str = output_option("Run folder to write.")
+    classes: str | None = option(
+        None,
+        "Text file, one class a line: fixes the classes and their order. [default: from the labels]",
+        path=True,
+        metavar="FILE",
+    )
+    # network
+    backbone: str = option("vit_base_patch16_224.augreg_in21k_ft_in1k", "Any timm ViT.")
+    weights: str | None = option(
+        None, "Backbone weights: a local safetensors file with timm's names.", path=True, metavar="FILE"
+    )
+    pretrained: bool = option(True, "Without --weights: timm's own pretrained weights (a download), or random ones.")
+    aux_layer: int = option(-3, "Block whose tokens feed the auxiliary classifier, counted from the end.")
+    # schedule
+    iterations: int = option(20_000, "Optimiser steps. All phases are fractions of it.")
+    batch_size: int = option(4, "Photos a step.")
+    crop_size: int = option(448, "Side of the square training crop, in pixels.")
+    rescale: tuple[float, float] = option((0.5, 2.0), "Range of the random rescaling before the crop.")
+    lr: float = option(6e-5, "Learning rate of the backbone; heads and decoder take ten times that.")
+    weight_decay: float = option(0.01, "AdamW's weight decay.")
+    warmup: float = option(0.075, "Share of the run in which the learning rate rises.")
+    contrast_start: float = option(0.05, "Share of the run after which the contrast losses join.")
+    segmentation_start: float = option(0.1, "Share of the run after which the segmentation branch joins.")
+    # CAM and pseudo labels
+    cam_scales: tuple[float, ...] = option(
+        (1.0, 0.5, 1.5), "Scales of the CAM that makes pseudo labels in training.", multiple=True
+    )
+    beta_high: float = option(0.7, "CAM values from here up are foreground.")
+    beta_low: float = option(0.25, "CAM values up to here are background; between the two: ignored.")
+    # losses
+    w_patch: float = option(0.2, "Weight of patch token contrast; 0 switches it off.")
+    w_class: float = option(0.5, "Weight of class token contrast; 0 switches it off.")
+    w_seg: float = option(0.1, "Weight of the segmentation branch; 0 switches it off.")
+    w_reg: float = option(0.05, "Weight of the edge-following regulariser; 0 switches it off.")
+    local_crops: int = option(8, "Local crops a photo for class token contrast.")
+    local_crop_size: int | None = option(
+        None, "Their side in pixels. [default: 96 at crop 448, in proportion, 4 patches or more]"
+    )
+    temperature: float = option(0.5, "Temperature of class token contrast.")
+    ema: float = option(0.9, "Momentum of the teacher head.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CamConfig(Compute):
+    """`stcl cam`: photos and a run -> one CAM file a photo."""
+
+    images: str = images_argument()
+    model: str = option(
+        help="Run folder of `stcl train`, or one of its checkpoints.", short="-m", path=True, metavar="RUN"
+    )
+    output: str = output_option("Folder for the CAM files.")
+    labels: str | None = option(
+        None, "Image-level labels, as for train. [default: the labels the classifier predicts]", path=True
+    )
+    list: str | None = list_option()
+    scales: tuple[float, ...] = option(
+        (1.0, 0.5, 1.5), "Scales to sum over, each with its mirror image.", multiple=True
+    )
+    threshold: float = option(0.5, "Without --labels: a class counts as shown from this probability.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineConfig(Folder):
+    """`stcl refine`: CAM files and photos -> one palette PNG mask a photo."""
+
+    cams: str = option(help="Folder of CAM files, from `stcl cam`.", positional=True, path=True)
+    images: str = option(help="The photos the CAMs were made from: a folder, a list file, or -.")
+    output: str = output_option("Folder for the masks.")
+    method: str = option("crf", "How a CAM is fitted to the photo's edges.", choices=("none", "par", "crf"))
+    background: tuple[float, ...] = option(
+        (0.45,),
+        "Background score. Give it twice, low and high, and what lies between becomes 255 (ignored).",
+        multiple=True,
+    )
+    crf_preset: str = option(
+        "irn", "Dense CRF settings people cite.", choices=("irn", "toco-cam", "toco-seg", "psa", "deeplab")
+    )
+    max_side: int = option(
+        1024, "Photos with a longer side are refined at this size; the mask is the photo's own size."
+    )
+    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
+    workers: int | None = option(None, "Processes on the CPU, one thread each. [default: one a core]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegtrainConfig(Training):
+    """`stcl segtrain`: photos and masks -> a segmentation model."""
+
+    images: str = images_argument()
+    masks: str = option(help="Folder of masks named like the photos; 255 is ignored.", path=True, metavar="DIR")
+    output: str = output_option("Run folder to write.")
+    classes: str | None = option(
+        None, "Text file of class names. [default: classes.txt beside the masks]", path=True, metavar="FILE"
+    )
+    arch: str = option(
+        "vit",
+        "vit: a timm ViT with a light decoder; the others are segmentation-models-pytorch's.",
+        choices=(
+            "vit",
+            "unet",
+            "unetplusplus",
+            "deeplabv3",
+            "deeplabv3plus",
+            "fpn",
+            "pspnet",
+            "manet",
+            "linknet",
+            "pan",
+            "upernet",
+            "segformer",
+            "dpt",
+        ),
+    )
+    encoder: str | None = option(
+        None, "timm encoder. [default: the backbone of --init, else vit_base_patch16_224 or resnet50]"
+    )
+    init: str | None = option(
+        None, "Run folder of `stcl train` whose backbone the vit starts from.", path=True, metavar="RUN"
+    )
+    weights: str | None = option(
+        None, "Encoder weights: a local safetensors file with timm's names.", path=True, metavar="FILE"
+    )
+    pretrained: bool = option(True, "Without --init and --weights: pretrained weights (a download), or random ones.")
+    iterations: int = option(20_000, "Optimiser steps.")
+    batch_size: int = option(8, "Photos a step.")
+    crop_size: int = option(448, "Side of the square training crop, in pixels.")
+    rescale: tuple[float, float] = option((0.5, 2.0), "Range of the random rescaling before the crop.")
+    lr: float = option(6e-5, "Learning rate of the encoder; the decoder takes ten times that.")
+    weight_decay: float = option(0.01, "AdamW's weight decay.")
+    warmup: float = option(0.05, "Share of the run in which the learning rate rises.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(Compute):
+    """`stcl predict`: photos and a segmentation model -> one mask a photo."""
+
+    images: str = images_argument()
+    model: str = option(
+        help="Run folder of `stcl segtrain`, or one of its checkpoints.", short="-m", path=True, metavar="SEG"
+    )
+    output: str = output_option("Folder for the masks.")
+    list: str | None = list_option()
+    scales: tuple[float, ...] = option((1.0,), "Scales whose scores are averaged.", multiple=True)
+    flip: bool = option(True, "Average with the mirror image.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """`stcl eval`: masks (or CAM files) and true masks -> mIoU."""
+
+    predictions: str = option(
+        help="Folder of masks, or of CAM files (then the best background score is searched).",
+        positional=True,
+        path=True,
+    )
+    truth: str = option(help="Folder of true masks with the same names; 255 is left out.", path=True, metavar="DIR")
+    list: str | None = list_option()
+    classes: str | None = option(
+        None, "Text file of class names. [default: classes.txt of either folder]", path=True, metavar="FILE"
+    )
+    ignore_predictions: bool = option(False, "Leave out pixels predicted as 255 instead of counting them as errors.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig(Folder):
+    """`stcl demo`: a drawn scene set, the whole chain on it, and pictures of what came out."""
+
+    output: str = option("stcl-demo", "Folder to write.", short="-o", path=True, metavar="DIR")
+    device: str = option("cpu", "auto, cpu, cuda or cuda:N.")
+    seed: int = option(0, "Fixes the scenes and every random choice.")

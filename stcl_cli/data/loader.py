@@ -1,0 +1,132 @@
+"""Endless, repeatable batches of training views.
+
+Every draw of the run has a number; photo, order and augmentation follow from (seed, draw). So batches do not depend on the
+number of worker processes, and a resumed run goes on exactly where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from stcl_cli.config import SegtrainConfig, TrainConfig
+from stcl_cli.data.photos import Photo, photo_size, read_photo
+from stcl_cli.data.transforms import random_view
+from stcl_cli.errors import PhotoError, StclError
+from stcl_cli.formats.masks import IGNORE, read_mask
+from stcl_cli.runtime import cores
+
+
+class TrainingViews(Dataset):
+    """Photos with a multi-hot label vector or with a mask. An item is asked for by (photo index, draw number)."""
+
+    def __init__(
+        self,
+        photos: Sequence[Photo],
+        config: TrainConfig | SegtrainConfig,
+        mean_rgb: Tensor,
+        *,
+        labels: np.ndarray | None = None,
+        masks: Sequence[Path] = (),
+        classes: int = 254,
+    ) -> None:
+        self.photos, self.labels, self.masks, self.classes = photos, labels, masks, classes
+        self.crop_size, self.rescale = config.crop_size, config.rescale
+        self.max_side, self.seed = config.max_side, config.seed
+        self.padding_rgb = tuple(mean_rgb.flatten().round().int().tolist())  # 0 after normalisation
+
+    def __getitem__(self, ticket: tuple[int, int]) -> dict[str, Any]:
+        """photo uint8 3HW, box, and labels (C) or mask (HW). An unusable photo is stood in for by the next usable one."""
+        index, draw = ticket
+        failures = []
+        for step in range(len(self.photos)):
+            at = (index + step) % len(self.photos)
+            try:
+                return self._view(at, draw) | {"failures": failures}
+            except PhotoError as error:
+                failures.append((self.photos[at].name, str(error)))
+        raise StclError(f"none of the {len(self.photos)} photos can be used; the first: {failures[0][1]}")
+
+    def _view(self, index: int, draw: int) -> dict[str, Any]:
+        photo = read_photo(self.photos[index].path, self.max_side)
+        mask = None
+        if self.masks:
+            mask = read_photo_mask(self.masks[index], self.photos[index], photo.shape[:2], self.classes)
+        rng = np.random.default_rng([self.seed, draw])
+        view = random_view(photo, mask, rng, self.crop_size, self.rescale, self.padding_rgb)
+        item = {
+            "photo": torch.from_numpy(np.ascontiguousarray(view.photo_HW3.transpose(2, 0, 1))),
+            "box": torch.tensor(view.box),
+        }
+        if self.labels is not None:
+            item["labels"] = torch.from_numpy(self.labels[index])
+        if view.mask_HW is not None:
+            item["mask"] = torch.from_numpy(np.ascontiguousarray(view.mask_HW)).long()
+        return item
+
+
+def read_photo_mask(path: Path, photo: Photo, size: tuple[int, int], classes: int) -> np.ndarray:
+    """A mask at the size its (reduced) photo was read at. PhotoError if it does not fit its photo or the classes."""
+    mask = read_mask(path)
+    full = photo_size(photo.path)
+    if mask.shape != full:
+        raise PhotoError(
+            f"{path}: the mask is {mask.shape[1]} x {mask.shape[0]}, its photo {full[1]} x {full[0]}; make the mask again"
+        )
+    highest = int(mask[mask != IGNORE].max(initial=0))
+    if highest > classes:
+        raise PhotoError(
+            f"{path}: holds class {highest}, but there are {classes} classes; name them all with --classes"
+        )
+    return mask if mask.shape == size else cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
+
+
+class EndlessOrder(Sampler):
+    """(photo index, draw number) from draw `start` on: a new permutation an epoch, from (seed, epoch)."""
+
+    def __init__(self, photos: int, seed: int, start: int, stop: int) -> None:
+        self.photos, self.seed, self.start, self.stop = photos, seed, start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, order = -1, None
+        for draw in range(self.start, self.stop):
+            if draw // self.photos != epoch:
+                epoch = draw // self.photos
+                order = np.random.default_rng([self.seed, 1, epoch]).permutation(self.photos)
+            yield int(order[draw % self.photos]), draw
+
+
+def training_batches(
+    views: TrainingViews, config: TrainConfig | SegtrainConfig, device: torch.device
+) -> Callable[[int, int], DataLoader]:
+    """(first, last iteration) -> their batches. Beside a GPU up to 8 processes read; on the CPU the network needs every core."""
+    workers = config.workers
+    if workers is None:
+        workers = min(8, cores()) if device.type == "cuda" else 0
+
+    def batches(first: int, last: int) -> DataLoader:
+        return DataLoader(
+            views,
+            batch_size=config.batch_size,
+            sampler=EndlessOrder(len(views.photos), views.seed, first * config.batch_size, last * config.batch_size),
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=device.type == "cuda",
+        )
+
+    return batches
+
+
+def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    batch = {key: torch.stack([item[key] for item in items]) for key in items[0] if key != "failures"}
+    return batch | {"failures": [failure for item in items for failure in item["failures"]]}

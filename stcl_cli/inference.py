@@ -1,0 +1,59 @@
+"""One photo through a network, at several scales with mirror images. Shared by the exports and by measuring in training."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from stcl_models.stcl import Stcl, rescale, resize
+from torch import Tensor, nn
+
+from stcl_cli.runtime import Runtime
+
+CAM_STRIDE = 4  # CAMs are kept at a quarter of the photo: a ViT's maps hold nothing finer
+
+
+@torch.inference_mode()
+def photo_cams(
+    model: Stcl, runtime: Runtime, photo_HW3: np.ndarray, scales: tuple[float, ...]
+) -> tuple[Tensor, Tensor]:
+    """uint8 RGB -> CAMs of all classes (C, ceil(H/4), ceil(W/4)), not normalised, and class probabilities (C), float32."""
+    images = model.backbone.normalise(_to_batch(photo_HW3, runtime))
+    size = tuple(-(-side // CAM_STRIDE) for side in photo_HW3.shape[:2])
+    with runtime.autocast():
+        cams = model.cam_pass(images, scales, size)
+    return cams.cam_BChw[0].float(), cams.logits_BC[0].float().sigmoid()
+
+
+@torch.inference_mode()
+def photo_scores(
+    model: nn.Module, runtime: Runtime, photo_HW3: np.ndarray, scales: tuple[float, ...], flip: bool
+) -> Tensor:
+    """uint8 RGB -> mean class probabilities (K,H,W) of a segmentation model, float32."""
+    images = model.normalise(_to_batch(photo_HW3, runtime))
+    total = 0
+    for scale in scales:
+        scaled = rescale(images, scale, model.multiple)
+        with runtime.autocast():
+            scores = model(torch.cat([scaled, scaled.flip(-1)]) if flip else scaled).float()
+        if flip:
+            scores = (scores[:1] + scores[1:].flip(-1)) / 2
+        total = total + resize(scores, photo_HW3.shape[:2]).softmax(1)
+    return total[0] / len(scales)
+
+
+def _to_batch(photo_HW3: np.ndarray, runtime: Runtime) -> Tensor:
+    return torch.from_numpy(photo_HW3.transpose(2, 0, 1)[None].copy()).to(runtime.device)
+
+
+def argmax_at_size(scores_KHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The best class of every pixel after bilinear resizing to `size`, uint8; one class at a time, so that a
+    100-megapixel mask needs three maps of memory and not one a class."""
+    best = cv2.resize(scores_KHW[0], size[::-1], interpolation=cv2.INTER_LINEAR)
+    winner = np.zeros(size, np.uint8)
+    for index, scores in enumerate(scores_KHW[1:], 1):
+        scores = cv2.resize(scores, size[::-1], interpolation=cv2.INTER_LINEAR)
+        better = scores > best
+        winner[better] = index
+        np.maximum(best, scores, out=best)
+    return winner

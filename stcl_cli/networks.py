@@ -1,0 +1,85 @@
+"""From a config or a checkpoint to a network; what cannot be made becomes one clear line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from stcl_models.backbone import Backbone, BackboneError
+from stcl_models.segmenter import SmpSegmenter, VitSegmenter
+from stcl_models.stcl import Stcl
+from torch import nn
+
+from stcl_cli.config import SegtrainConfig, TrainConfig
+from stcl_cli.errors import StclError
+from stcl_cli.formats.checkpoints import CheckpointInfo, open_checkpoint
+
+AnyConfig = TypeVar("AnyConfig", TrainConfig, SegtrainConfig)
+
+
+def build_stcl(config: TrainConfig, classes: int) -> Stcl:
+    """A new network, as the config describes it."""
+    try:
+        backbone = Backbone(
+            config.backbone, pretrained=config.pretrained, weights=_path(config.weights), aux_layer=config.aux_layer
+        )
+    except BackboneError as error:
+        raise StclError(str(error)) from error
+    return Stcl(backbone, classes)
+
+
+def load_stcl(path: Path) -> tuple[Stcl, CheckpointInfo, TrainConfig]:
+    """A trained network from a run folder or checkpoint."""
+    checkpoint = open_checkpoint(path, "train")
+    config = TrainConfig(**checkpoint.info.config)
+    model = build_stcl(_untrained(config), len(checkpoint.info.classes))
+    checkpoint.load_model(model)
+    return model, checkpoint.info, config
+
+
+def build_segmenter(config: SegtrainConfig, classes: int) -> VitSegmenter | SmpSegmenter:
+    """A new segmentation model; with --init its ViT starts from the backbone of an STCL run."""
+    if config.init and config.arch != "vit":
+        raise StclError(f"--init needs --arch vit: {config.arch} cannot take over a ViT's weights")
+    weights = _path(config.weights)
+    try:
+        if config.arch != "vit":
+            return SmpSegmenter(config.arch, config.encoder, classes, pretrained=config.pretrained, weights=weights)
+        if config.init:
+            return VitSegmenter(load_stcl(Path(config.init))[0].backbone, classes)
+        return VitSegmenter(Backbone(config.encoder, pretrained=config.pretrained, weights=weights), classes)
+    except BackboneError as error:
+        raise StclError(str(error)) from error
+
+
+def load_segmenter(path: Path) -> tuple[VitSegmenter | SmpSegmenter, CheckpointInfo, SegtrainConfig]:
+    """A trained segmentation model from a run folder or checkpoint."""
+    checkpoint = open_checkpoint(path, "segtrain")
+    config = SegtrainConfig(**checkpoint.info.config)
+    model = build_segmenter(_untrained(config), len(checkpoint.info.classes))
+    checkpoint.load_model(model)
+    return model, checkpoint.info, config
+
+
+def default_encoder(config: SegtrainConfig) -> str:
+    """What --encoder is when it was not given."""
+    if config.init:
+        return open_checkpoint(Path(config.init), "train").info.config["backbone"]
+    return "vit_base_patch16_224.augreg_in21k_ft_in1k" if config.arch == "vit" else "resnet50"
+
+
+def parameter_groups(backbone: nn.Module, model: nn.Module, lr: float) -> list[dict]:
+    """The backbone at `lr`, everything on it at ten times that (ToCo)."""
+    own = {id(p) for p in backbone.parameters()}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
+    return [{"params": list(backbone.parameters()), "lr": lr}, {"params": rest, "lr": 10 * lr}]
+
+
+def _untrained(config: AnyConfig) -> AnyConfig:
+    """Where every weight comes from a checkpoint, none is downloaded or read from elsewhere."""
+    return replace(config, pretrained=False, weights=None, **({"init": None} if hasattr(config, "init") else {}))
+
+
+def _path(name: str | None) -> Path | None:
+    return Path(name) if name else None

@@ -1,0 +1,68 @@
+"""Where and how a network runs: device, mixed precision, seeds, worker processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from stcl_cli.errors import StclError
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A device with the precision to compute in."""
+
+    device: torch.device
+    amp: torch.dtype | None
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        if self.amp is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.amp)
+
+
+def make_runtime(device: str, amp: str = "off") -> Runtime:
+    """StclError if the device is not there."""
+    chosen = pick_device(device)
+    if amp == "auto":
+        amp = "bf16" if chosen.type == "cuda" else "off"
+    if chosen.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+    return Runtime(chosen, torch.bfloat16 if amp == "bf16" else None)
+
+
+def pick_device(name: str) -> torch.device:
+    """'auto', 'cpu', 'cuda' or 'cuda:N' -> device."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise StclError(f"--device {name}: not a device; give auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise StclError(f"--device {name}: only cpu and cuda are supported")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise StclError(
+            f"--device {name}: this machine shows {found} CUDA device{'' if found == 1 else 's'}; give --device cpu"
+        )
+    return device
+
+
+def seed_everything(*numbers: int) -> None:
+    """Seed every random generator from a few numbers; (seed, iteration) makes each training step repeatable on its own."""
+    state = np.random.SeedSequence(numbers).generate_state(2, np.uint64)
+    torch.manual_seed(int(state[0] >> 1))
+    np.random.seed(int(state[1] % 2**32))
+    random.seed(int(state[1]))
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,60 @@
+"""`stcl cam`: photos and a run -> one CAM file a photo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stcl_cli.cams import normalise_cams
+from stcl_cli.config import CamConfig
+from stcl_cli.console import meter, say
+from stcl_cli.data.labels import match_labels, read_labels
+from stcl_cli.data.photos import list_photos, photo_size, read_photo
+from stcl_cli.errors import PhotoError, StclError
+from stcl_cli.formats.cams import CamFile, write_cam
+from stcl_cli.formats.files import output_path
+from stcl_cli.inference import photo_cams
+from stcl_cli.networks import load_stcl
+from stcl_cli.runtime import make_runtime
+from stcl_cli.stages.output import Result, open_folder
+
+
+def run(config: CamConfig) -> Result:
+    """Export. Raises StclError."""
+    runtime = make_runtime(config.device, config.amp)
+    model, info, trained = load_stcl(Path(config.model))
+    photos, skipped = list_photos(config.images, config.list)
+    given: dict[str, tuple[int, ...]] = {}
+    if config.labels:
+        matched, unlabelled, _ = match_labels(photos, read_labels(Path(config.labels), info.classes))
+        if not matched:
+            raise StclError(f"{config.labels}: none of its names is a photo in {config.images}")
+        given = {photo.name: labels for photo, labels in matched}
+        skipped = skipped + [(photo.name, f"no label in {config.labels}") for photo in unlabelled]
+    folder, failures = open_folder(config, "cam", info.classes)
+    for name, reason in skipped:
+        failures.add(name, reason)
+    model.to(runtime.device).eval()
+    wanted = [photo for photo in photos if not config.labels or photo.name in given]
+    todo = [photo for photo in wanted if not output_path(folder, photo.name, ".safetensors").exists()]
+    with meter("cam", len(wanted), len(wanted) - len(todo)) as gauge:
+        for photo in todo:
+            try:
+                pixels = read_photo(photo.path, trained.max_side)
+                cams, probabilities = photo_cams(model, runtime, pixels, config.scales)
+                labels = given.get(photo.name)
+                if labels is None:
+                    labels = tuple((probabilities >= config.threshold).nonzero().flatten().tolist())
+                file = CamFile(
+                    classes=info.classes,
+                    labels=labels,
+                    cam_KHW=normalise_cams(cams[list(labels)]).cpu().numpy(),
+                    size=photo_size(photo.path),
+                    source="given" if config.labels else "predicted",
+                    scores=tuple(probabilities[list(labels)].tolist()),
+                )
+                write_cam(output_path(folder, photo.name, ".safetensors"), file)
+            except PhotoError as error:
+                failures.add(photo.name, error)
+            gauge.advance()
+    say(f"{len(wanted)} CAMs in {folder}; next: stcl refine {folder} --images {config.images} -o MASKS")
+    return Result(skipped=len(failures))

@@ -1,0 +1,136 @@
+"""`stcl eval`: masks, or CAM files, against true masks."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rich.table import Table
+
+from stcl_cli.cam_sweep import CamSweep
+from stcl_cli.config import EvalConfig
+from stcl_cli.console import console, meter, say
+from stcl_cli.data.photos import Photo, list_photos
+from stcl_cli.errors import PhotoError, StclError
+from stcl_cli.formats.cams import read_cam
+from stcl_cli.formats.classes import find_classes
+from stcl_cli.formats.files import output_path, shown
+from stcl_cli.formats.masks import IGNORE, read_mask
+from stcl_cli.metrics import confusion_matrix, iou_per_class, mean_iou
+from stcl_cli.stages.output import Result
+
+
+def run(config: EvalConfig) -> Result:
+    """Measure. Raises StclError."""
+    predictions = Path(config.predictions)
+    suffix = ".safetensors" if next(predictions.rglob("*.safetensors"), None) else ".png"
+    truths, missing = list_photos(config.truth, config.list)
+    pairs = [(truth, output_path(predictions, truth.name, suffix)) for truth in truths]
+    found = [(truth, path) for truth, path in pairs if path.is_file()]
+    if not found:
+        raise StclError(f"{shown(predictions)}: holds no mask or CAM file named like one in {shown(config.truth)}")
+    if config.list:  # named one by one, so each has to be there
+        missing = missing + [(path.name, f"{shown(path)}: is not there") for _, path in pairs if not path.is_file()]
+    elif len(found) < len(pairs):
+        say(f"{len(pairs) - len(found)} of {len(pairs)} true masks have no prediction and are left out")
+    for _, reason in missing:
+        say(f"skipped: {reason}")
+    classes = find_classes(config.classes, predictions, Path(config.truth))
+    measure = _measure_cams if suffix == ".safetensors" else _measure_masks
+    summary, matrix, skipped = measure(found, classes, config)
+    per_class = dict(zip(("background", *classes), iou_per_class(matrix).tolist(), strict=True))
+    summary |= {"per_class": {name: None if math.isnan(iou) else iou for name, iou in per_class.items()}}
+    _print_table(summary)
+    return Result(summary=summary, skipped=skipped + len(missing))
+
+
+def _measure_masks(
+    found: list[tuple[Photo, Path]], classes: tuple[str, ...], config: EvalConfig
+) -> tuple[dict[str, Any], np.ndarray, int]:
+    matrix = np.zeros((len(classes) + 1, len(classes) + 2), np.int64)
+    images = skipped = 0
+    with meter("eval", len(found)) as gauge:
+        for truth, path in found:
+            try:
+                true, predicted = _true_mask(truth.path, classes), read_mask(path)
+                if true.shape != predicted.shape:
+                    raise PhotoError(
+                        f"{shown(path)}: is {_size(predicted)}, but the true mask is {_size(true)}; make it at the photo's size"
+                    )
+                matrix += confusion_matrix(true, predicted, len(classes) + 1)
+                images += 1
+            except PhotoError as error:
+                say(f"skipped: {error}")
+                skipped += 1
+            gauge.advance()
+    ignored = int(matrix[:, -1].sum())
+    if config.ignore_predictions:
+        matrix[:, -1] = 0
+    if not images:
+        raise StclError(f"{shown(config.predictions)}: none of its masks could be measured")
+    summary = {
+        "miou": mean_iou(matrix),
+        "images": images,
+        "ignored_predictions": ignored,
+        "ignored_predictions_count_as": "left out" if config.ignore_predictions else "errors",
+    }
+    return summary, matrix, skipped
+
+
+def _measure_cams(
+    found: list[tuple[Photo, Path]], classes: tuple[str, ...], config: EvalConfig
+) -> tuple[dict[str, Any], np.ndarray, int]:
+    sweep = CamSweep(len(classes))
+    images = skipped = 0
+    with meter("eval", len(found)) as gauge:
+        for truth, path in found:
+            try:
+                true, cam = _true_mask(truth.path, classes), read_cam(path)
+                if true.shape != tuple(cam.size):
+                    raise PhotoError(f"{shown(path)}: is of another photo than the true mask ({_size(true)})")
+                maps = [cv2.resize(m, true.shape[::-1], interpolation=cv2.INTER_LINEAR) for m in cam.cam_KHW]
+                sweep.add(true, np.stack(maps) if maps else np.zeros((0, *true.shape), np.float32), cam.labels)
+                images += 1
+            except PhotoError as error:
+                say(f"skipped: {error}")
+                skipped += 1
+            gauge.advance()
+    if not images:
+        raise StclError(f"{shown(config.predictions)}: none of its CAM files could be measured")
+    miou, background = sweep.best()
+    summary = {"miou": miou, "images": images, "ignored_predictions": 0, "best_background": background}
+    return summary, sweep.confusion(round(background * 100)), skipped
+
+
+def _true_mask(path: Path, classes: tuple[str, ...]) -> np.ndarray:
+    mask = read_mask(path)
+    highest = int(mask[mask != IGNORE].max(initial=0))
+    if highest > len(classes):
+        raise StclError(
+            f"{shown(path)}: holds class {highest}, but {len(classes)} are known; name them all with --classes"
+        )
+    return mask
+
+
+def _size(mask_HW: np.ndarray) -> str:
+    return f"{mask_HW.shape[1]} x {mask_HW.shape[0]}"
+
+
+def _print_table(summary: dict[str, Any]) -> None:
+    table = Table("class", "IoU")
+    for name, iou in summary["per_class"].items():
+        if iou is not None:  # classes that are not in the truth have none
+            table.add_row(name, f"{iou:.3f}")
+    table.add_section()
+    table.add_row("mean", f"{summary['miou']:.3f}")
+    console.print(table)
+    if "best_background" in summary:
+        say(f"CAMs at their best background score, {summary['best_background']:.2f}, found on these very masks")
+    elif summary["ignored_predictions"]:
+        how = summary["ignored_predictions_count_as"]
+        say(
+            f"{summary['ignored_predictions']} pixels are predicted as 255; here they are {how} (see --ignore-predictions)"
+        )

@@ -1,0 +1,89 @@
+"""`stcl segtrain`: photos and masks -> a segmentation model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from stcl_models.stcl import resize
+from torch import Tensor, nn
+
+from stcl_cli.config import SegtrainConfig
+from stcl_cli.console import say
+from stcl_cli.data.loader import TrainingViews, training_batches
+from stcl_cli.data.photos import list_photos
+from stcl_cli.engine import Run, fit
+from stcl_cli.errors import StclError
+from stcl_cli.formats.classes import find_classes
+from stcl_cli.formats.files import output_path
+from stcl_cli.formats.masks import IGNORE
+from stcl_cli.networks import build_segmenter, default_encoder, parameter_groups
+from stcl_cli.runtime import Runtime, make_runtime, seed_everything
+from stcl_cli.stages.output import Result, open_folder
+from stcl_cli.validation import segmentation_validation
+
+
+def run(config: SegtrainConfig) -> Result:
+    """Train, or go on training. Raises StclError."""
+    runtime = make_runtime(config.device, config.amp)
+    photos, missing = list_photos(config.images, config.list)
+    with_mask = [photo for photo in photos if output_path(config.masks, photo.name, ".png").is_file()]
+    if not with_mask:
+        raise StclError(
+            f"{config.masks}: holds no mask for any photo in {config.images}; a mask is named like its photo"
+        )
+    classes = find_classes(config.classes, Path(config.masks))
+    config = replace(config, encoder=config.encoder or default_encoder(config))
+    seed_everything(config.seed, 0)
+    model = build_segmenter(config, len(classes))
+    if config.crop_size % model.multiple:
+        raise StclError(f"--crop-size {config.crop_size}: must be a multiple of {model.multiple} for {config.encoder}")
+    folder, failures = open_folder(config, "segtrain", classes)
+    for name, reason in missing:
+        failures.add(name, reason)
+    if len(with_mask) < len(photos):
+        say(f"{len(photos) - len(with_mask)} photos have no mask in {config.masks} and are left out")
+
+    views = TrainingViews(
+        with_mask,
+        config,
+        model.mean,
+        masks=[output_path(config.masks, photo.name, ".png") for photo in with_mask],
+        classes=len(classes),
+    )
+    say(f"{len(with_mask)} photos, {len(classes)} classes, {config.arch} with {config.encoder} on {runtime.device}")
+    measured = fit(
+        Run(
+            stage="segtrain",
+            folder=folder,
+            config=config,
+            classes=classes,
+            model=model,
+            groups=parameter_groups(model.encoder, model, config.lr),
+            step=cross_entropy_step(model, runtime),
+            batches=training_batches(views, config, runtime.device),
+            runtime=runtime,
+            failures=failures,
+            validate=segmentation_validation(model, config, runtime, len(classes)),
+        )
+    )
+    if measured:
+        say(f"mIoU on {config.val_masks}: {measured['miou']:.3f}")
+    say(f"next: stcl predict {config.images} -m {config.output} -o PREDICTIONS")
+    return Result(skipped=len(failures))
+
+
+def cross_entropy_step(model: nn.Module, runtime: Runtime) -> Any:
+    """Mean cross entropy over the pixels that are not 255; 0 where a batch has none."""
+
+    def step(batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        target_BHW = batch["mask"]
+        with runtime.autocast():
+            scores = model(model.normalise(batch["photo"]))
+        scores = resize(scores.float(), target_BHW.shape[-2:])
+        total = F.cross_entropy(scores, target_BHW, ignore_index=IGNORE, reduction="sum")
+        return total / (target_BHW != IGNORE).sum().clamp_min(1), {}
+
+    return step

@@ -1,0 +1,87 @@
+"""Measuring in training: CAMs or segmentation against true masks, which only measure and never train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from stcl_models.stcl import Stcl, resize
+
+from stcl_cli.cam_sweep import CamSweep
+from stcl_cli.cams import normalise_cams
+from stcl_cli.config import SegtrainConfig, TrainConfig, Training
+from stcl_cli.data.loader import read_photo_mask
+from stcl_cli.data.photos import Photo, list_photos, read_photo
+from stcl_cli.errors import StclError
+from stcl_cli.formats.files import output_path
+from stcl_cli.inference import photo_cams, photo_scores
+from stcl_cli.metrics import confusion_matrix, mean_iou
+from stcl_cli.runtime import Runtime
+
+Validation = Callable[[], dict[str, Any]]
+
+
+def cam_validation(
+    model: Stcl, config: TrainConfig, runtime: Runtime, labelled: Sequence[tuple[Photo, tuple[int, ...]]]
+) -> Validation | None:
+    """mIoU of the CAMs, labels given, at the background score that is best for it; None without --val-masks."""
+    photos = _photos_with_masks(config)
+    if photos is None:
+        return None
+    labels = {photo.name: classes for photo, classes in labelled}
+    photos = [photo for photo in photos if photo.name in labels]
+    classes = model.classifier.out_features
+
+    def measure() -> dict[str, Any]:
+        model.eval()
+        sweep = CamSweep(classes)
+        for photo in photos:
+            pixels = read_photo(photo.path, config.max_side)
+            truth = _truth(config, photo, pixels, classes)
+            shown = list(labels[photo.name])
+            cams = photo_cams(model, runtime, pixels, config.cam_scales)[0][shown]
+            maps = resize(normalise_cams(cams)[None], pixels.shape[:2])[0].cpu().numpy()
+            sweep.add(truth, maps, shown)
+        miou, threshold = sweep.best()
+        return {"miou": miou, "background": threshold}
+
+    return measure
+
+
+def segmentation_validation(
+    model: torch.nn.Module, config: SegtrainConfig, runtime: Runtime, classes: int
+) -> Validation | None:
+    """mIoU of the model's own predictions, one scale, no mirror image; None without --val-masks."""
+    photos = _photos_with_masks(config)
+    if photos is None:
+        return None
+
+    def measure() -> dict[str, Any]:
+        model.eval()
+        total = np.zeros((classes + 1, classes + 2), np.int64)
+        for photo in photos:
+            pixels = read_photo(photo.path, config.max_side)
+            truth = _truth(config, photo, pixels, classes)
+            predicted = photo_scores(model, runtime, pixels, (1.0,), flip=False).argmax(0).byte().cpu().numpy()
+            total += confusion_matrix(truth, predicted, classes + 1)
+        return {"miou": mean_iou(total)}
+
+    return measure
+
+
+def _photos_with_masks(config: Training) -> list[Photo] | None:
+    if config.val_masks is None:
+        return None
+    photos, _ = list_photos(config.images, config.val_list)
+    photos = [photo for photo in photos if output_path(config.val_masks, photo.name, ".png").is_file()]
+    if not photos:
+        raise StclError(
+            f"{config.val_masks}: holds no mask for any of the photos to measure on; a mask is named like its photo"
+        )
+    return photos
+
+
+def _truth(config: Training, photo: Photo, pixels: np.ndarray, classes: int) -> np.ndarray:
+    return read_photo_mask(output_path(config.val_masks, photo.name, ".png"), photo, pixels.shape[:2], classes)
