@@ -1,0 +1,32 @@
+"""What several test files share."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from PIL import Image
+
+quick = settings(deadline=None, max_examples=25)  # torch's first call is slow, and so are shared machines
+seeds = st.integers(0, 2**32 - 1)
+
+
+def randn(seed: int, *shape: int) -> torch.Tensor:
+    """Normal numbers that ask for their gradient."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+
+
+def gradients(loss: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
+    """The loss's gradients, after a look that they and the loss are finite."""
+    grads = torch.autograd.grad(loss, inputs)
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(grad).all() for grad in grads)
+    return list(grads)
+
+
+def write_photo(path: Path, photo_HW3: np.ndarray) -> Path:
+    """A lossless photo."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(photo_HW3).save(path, "PNG")
+    return path

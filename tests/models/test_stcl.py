@@ -1,0 +1,78 @@
+import pytest
+import torch
+
+from stcl_models.backbone import Backbone
+from stcl_models.stcl import Stcl, rescale, resize, to_map
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return Stcl(Backbone("stcl_tiny"), 3).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(2, 3, 48, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_heads_in_their_shapes(model, images):
+    tokens = model.backbone(images)
+    logits, logits_aux = model.logits(tokens)
+    cam, cam_aux = model.activations(tokens)
+    assert logits.shape == logits_aux.shape == (2, 3)
+    assert cam.shape == cam_aux.shape == (2, 3, 6, 4)
+    assert model.segment(tokens).shape == (2, 4, 6, 4)
+
+
+def test_the_classifier_reads_the_largest_of_each_feature_and_its_weights_give_the_map(model, images):
+    tokens = model.backbone(images)
+    for read, weight, score, cam in zip(
+        (tokens.patch_BND, tokens.aux_BND),
+        (model.classifier.weight, model.classifier_aux.weight),
+        model.logits(tokens),
+        model.activations(tokens),
+        strict=True,
+    ):
+        assert torch.allclose(score, torch.einsum("bd,cd->bc", read.amax(1), weight), atol=1e-5)
+        assert torch.allclose(cam[1, :, 2, 3], weight @ read[1, 2 * 4 + 3], atol=1e-5)
+
+
+def test_cam_pass_is_the_mean_over_scales_of_folded_maps(model, images):
+    def folded(scaled):
+        plain, mirror = (model.activations(model.backbone(x)) for x in (scaled, scaled.flip(-1)))
+        return [resize(torch.maximum(a, b.flip(-1)).relu(), (20, 15)) for a, b in zip(plain, mirror, strict=True)]
+
+    result = model.cam_pass(images, (1.0, 0.5), (20, 15))
+    scales = [folded(images), folded(resize(images, (24, 16)))]
+    assert torch.allclose(result.cam_BChw, (scales[0][0] + scales[1][0]) / 2, atol=1e-5)
+    assert torch.allclose(result.cam_aux_BChw, (scales[0][1] + scales[1][1]) / 2, atol=1e-5)
+    assert torch.allclose(result.mirror_BD, model.backbone(images.flip(-1)).class_BD, atol=1e-5)
+    views = [model.logits(model.backbone(x))[0] for s in (images, resize(images, (24, 16))) for x in (s, s.flip(-1))]
+    assert torch.allclose(result.logits_BC, torch.stack(views).mean(0), atol=1e-5)
+
+
+def test_a_plain_pass_that_was_made_anyway_saves_one_and_changes_nothing(model, images):
+    seen = []
+    hook = model.backbone.register_forward_hook(lambda module, given, out: seen.append(len(given[0])))
+    whole = model.cam_pass(images, (1.0, 1.5), (6, 4))
+    plain = model.cam_pass(images, (1.0, 1.5), (6, 4), model.backbone(images))
+    hook.remove()
+    assert seen == [4, 4, 2, 2, 4]
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, plain, strict=True))
+
+
+def test_maps_of_a_mirror_image_are_mirrored(model, images):
+    maps, mirrored = (model.cam_pass(x, (1.0, 0.5), (12, 8)) for x in (images, images.flip(-1)))
+    assert torch.allclose(maps.cam_BChw, mirrored.cam_BChw.flip(-1), atol=1e-5)
+    assert torch.allclose(maps.logits_BC, mirrored.logits_BC, atol=1e-5)
+
+
+def test_tokens_go_row_by_row():
+    tokens = torch.arange(6).view(1, 6, 1)
+    assert to_map(tokens, (2, 3)).tolist() == [[[[0, 1, 2], [3, 4, 5]]]]
+
+
+@pytest.mark.parametrize(("scale", "size"), [(1.0, (48, 32)), (0.5, (24, 16)), (1.5, (72, 48)), (0.01, (8, 8))])
+def test_sides_become_multiples_of_the_patch(scale, size):
+    assert rescale(torch.zeros(1, 3, 50, 31), scale, 8).shape[-2:] == size

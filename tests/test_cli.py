@@ -1,0 +1,143 @@
+import dataclasses
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+
+from stcl_cli import config
+from stcl_cli.cli import main
+from stcl_cli.errors import StclError
+from stcl_cli.formats.runs import write_config
+
+CONFIGS = {
+    "train": config.TrainConfig,
+    "cam": config.CamConfig,
+    "refine": config.RefineConfig,
+    "segtrain": config.SegtrainConfig,
+    "predict": config.PredictConfig,
+    "eval": config.EvalConfig,
+    "demo": config.DemoConfig,
+}
+TRAIN = ["train", "photos", "--labels", "labels.csv", "-o", "run"]
+
+
+class Stage:
+    """Stands in for the stage modules: keeps the config, and does what it is told."""
+
+    def __init__(self, monkeypatch):
+        self.summary, self.skipped, self.error, self.config = None, 0, None, None
+        for name in (*CONFIGS, "evaluate"):
+            monkeypatch.setitem(sys.modules, f"stcl_cli.stages.{name}", SimpleNamespace(run=self._run))
+
+    def _run(self, given):
+        self.config = given
+        if self.error:
+            raise self.error
+        return SimpleNamespace(summary=self.summary, skipped=self.skipped)
+
+    def __call__(self, *arguments):
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def stcl(monkeypatch):
+    return Stage(monkeypatch)
+
+
+def test_help_is_instant_because_nothing_heavy_is_imported():
+    code = "import sys, stcl_cli.cli; print({'torch', 'timm', 'cv2', 'numpy', 'PIL', 'rich'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_runs_as_a_module():
+    result = subprocess.run([sys.executable, "-m", "stcl_cli", "--version"], capture_output=True, text=True)
+    assert result.stdout.startswith("stcl, version ")
+
+
+@pytest.mark.parametrize("command", CONFIGS)
+def test_help_names_every_option(stcl, command):
+    text = stcl(command, "--help").output
+    for field in dataclasses.fields(CONFIGS[command]):
+        name = field.name.upper() if field.metadata.get("positional") else "--" + field.name.replace("_", "-")
+        assert name in text, name
+    assert main.commands[command].help
+
+
+def test_defaults_are_those_of_the_config(stcl):
+    assert stcl(*TRAIN).exit_code == 0
+    assert stcl.config == config.TrainConfig(images="photos", labels="labels.csv", output="run")
+
+
+def test_options_of_every_kind(stcl):
+    stcl(*TRAIN, "--lr", "1e-3", "--workers", 2, "--no-pretrained", "--resume", "--amp", "off", "--rescale", 1, 1.5,
+         "--cam-scales", 1, "--cam-scales", 2, "--aux-layer", -1)  # fmt: skip
+    assert stcl.config == config.TrainConfig(
+        images="photos", labels="labels.csv", output="run", lr=1e-3, workers=2, pretrained=False, resume=True,
+        amp="off", rescale=(1.0, 1.5), cam_scales=(1.0, 2.0), aux_layer=-1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--lr", "0"], ["--seed", "-1"], ["--save-every", "0"], ["--rescale", "0", "1"], ["--amp", "fp8"], ["x"]]
+)
+def test_wrong_usage(stcl, wrong):
+    result = stcl(*TRAIN, *wrong)
+    assert result.exit_code == 2
+    assert stcl.config is None
+
+
+def test_config_repeats_a_run_and_options_override(stcl, tmp_path):
+    first = config.TrainConfig(
+        images="photos", labels="labels.csv", output="run", seed=3, cam_scales=(1.0, 2.0), rescale=(1.0, 1.5),
+        pretrained=False, local_crop_size=32, val_masks="truth",
+    )  # fmt: skip
+    write_config(tmp_path, "train", {k: v for k, v in vars(first).items() if k not in ("resume", "overwrite")})
+    for path in (tmp_path, tmp_path / "config.json"):
+        assert stcl("train", "--config", path).exit_code == 0
+        assert stcl.config == first
+    result = stcl(
+        "train", "others", "--seed", 4, "--config", tmp_path, "--pretrained", "--cam-scales", 1, "--overwrite"
+    )
+    assert result.exit_code == 0
+    assert stcl.config == dataclasses.replace(
+        first, images="others", seed=4, pretrained=True, cam_scales=(1.0,), overwrite=True
+    )
+
+
+def test_a_config_that_does_not_fit(stcl, tmp_path):
+    write_config(tmp_path, "train", {"images": "photos", "dropout": 0.5})
+    for command, reason in {"segtrain": "was made by stcl train", "train": "holds 'dropout'"}.items():
+        result = stcl(command, "--config", tmp_path)
+        assert result.exit_code == 2
+        assert reason in result.stderr
+    write_config(tmp_path, "train", {"images": "photos", "labels": "l", "output": "o", "lr": "fast"})
+    assert "'fast' is not a valid float" in stcl("train", "--config", tmp_path).stderr
+    (tmp_path / "config.json").write_text("{")
+    assert "is not JSON" in stcl("train", "--config", tmp_path).stderr
+    assert stcl("train", "--config", tmp_path / "gone").exit_code == 2
+
+
+def test_an_error_of_the_user_is_one_line_and_a_bug_keeps_its_traceback(stcl):
+    stcl.error = StclError("photos: is not there; give a folder")
+    result = stcl(*TRAIN)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "stcl: photos: is not there; give a folder\n"
+    stcl.error = ZeroDivisionError()
+    assert isinstance(stcl(*TRAIN).exception, ZeroDivisionError)
+
+
+def test_the_summary_is_one_line_of_json_on_stdout(stcl):
+    stcl.summary = {"miou": float("nan"), "per_class": {"bär": 0.5}}
+    result = stcl("eval", "masks", "--truth", "truth")
+    assert result.exit_code == 0
+    assert result.stdout.count("\n") == 1
+    assert json.loads(result.stdout) == {"miou": None, "per_class": {"bär": 0.5}}
+
+
+def test_skipped_inputs_show_in_the_exit_code(stcl):
+    stcl.summary, stcl.skipped = {}, 2
+    result = stcl("eval", "masks", "--truth", "truth")
+    assert (result.exit_code, result.stdout) == (3, "{}\n")

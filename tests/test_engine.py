@@ -1,0 +1,153 @@
+import json
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from stcl_cli.config import SegtrainConfig
+from stcl_cli.engine import Run, fit, learning_rate_factor
+from stcl_cli.errors import StclError
+from stcl_cli.formats.checkpoints import open_checkpoint
+from stcl_cli.formats.runs import Failures, read_jsonl
+from stcl_cli.runtime import make_runtime, seed_everything
+
+LOG = "metrics.jsonl"
+
+
+class Stop(Exception):
+    """The power fails."""
+
+
+def batches(first, last, *, stop_at=None):
+    for iteration in range(first, last):
+        if iteration == stop_at:
+            raise Stop
+        x = torch.randn(4, 3, generator=torch.Generator().manual_seed(iteration))
+        yield {"x": x, "failures": [("b.jpg", "is empty")] if iteration == 1 else []}
+
+
+def make_run(folder, *, batches=batches, bad_from=None, validate=None, **settings):
+    """A small network that meets chance (dropout) and keeps statistics (batch norm)."""
+    settings = {"iterations": 12, "save_every": 5, "log_every": 3, "lr": 0.01, "warmup": 0.25} | settings
+    config = SegtrainConfig(images="", masks="", output="", seed=4, **settings)
+    seed_everything(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+    def step(batch, progress):
+        out = model(batch["x"])
+        if bad_from is not None and progress * config.iterations >= bad_from:
+            out = out / 0
+        loss = (out - 1).square().mean()
+        return loss, {"fit": loss} if progress < 0.5 else {"fit": loss, "late": loss + progress}
+
+    return Run(
+        stage="segtrain",
+        folder=folder,
+        config=config,
+        classes=("cat",),
+        model=model,
+        groups=[
+            {"params": list(model[0].parameters()), "lr": 0.01},
+            {"params": list(model[1:].parameters()), "lr": 0.1},
+        ],
+        step=step,
+        batches=batches,
+        runtime=make_runtime("cpu"),
+        failures=Failures(folder),
+        validate=validate and partial(validate, model),
+    )
+
+
+def weights_and_log(run):
+    records = [{k: v for k, v in record.items() if k != "photos_per_second"} for record in read_jsonl(run.folder / LOG)]
+    return {name: value.tolist() for name, value in run.model.state_dict().items()}, records
+
+
+def measure(model):
+    return {"miou": model.eval()(torch.ones(1, 3)).item()}
+
+
+@pytest.mark.parametrize("stop_at", [2, 6, 11])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, stop_at):
+    whole, stopped = make_run(tmp_path / "a", validate=measure), tmp_path / "b"
+    fit(whole)
+    with pytest.raises(Stop):
+        fit(make_run(stopped, validate=measure, batches=partial(batches, stop_at=stop_at)))
+    resumed = make_run(stopped, validate=measure)
+    fit(resumed)
+    assert weights_and_log(resumed) == weights_and_log(whole)
+    for name in ("best", "last"):
+        a, b = (open_checkpoint(f / "checkpoints" / f"{name}.safetensors", "segtrain") for f in (whole.folder, stopped))
+        assert a.info.iteration == b.info.iteration
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path):
+    fit(make_run(tmp_path))
+    before = (tmp_path / LOG).read_text()
+    again = make_run(tmp_path)
+    assert fit(again) == {}
+    assert (tmp_path / LOG).read_text() == before
+
+
+def test_the_log_holds_means_since_its_last_line(tmp_path):
+    run = make_run(tmp_path, iterations=8, save_every=100, log_every=4)
+    losses = []
+    step = run.step
+
+    def watched(batch, progress):
+        loss, parts = step(batch, progress)
+        losses.append(loss.item())
+        return loss, parts
+
+    run.step = watched
+    fit(run)
+    first, second = read_jsonl(tmp_path / LOG)
+    assert (first["iteration"], second["iteration"]) == (4, 8)
+    assert first["loss"] == first["fit"] == pytest.approx(sum(losses[:4]) / 4, rel=1e-4)
+    assert second["loss"] == pytest.approx(sum(losses[4:]) / 4, rel=1e-4)
+    assert "late" not in first
+    assert second["late"] > second["loss"]
+    assert first["grad_norm"] > 0
+    assert first["photos_per_second"] > 0
+    assert json.loads((tmp_path / "failed.jsonl").read_text()) == {"image": "b.jpg", "reason": "is empty"}
+
+
+@pytest.mark.parametrize("log_every", [1, 3, 100])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, log_every):
+    run = make_run(tmp_path, bad_from=7, log_every=log_every)
+    with pytest.raises(StclError, match=r"no longer finite at iteration \d+ .*the last checkpoint is kept") as caught:
+        fit(run)
+    assert "\n" not in str(caught.value)
+    checkpoint = open_checkpoint(tmp_path / "checkpoints" / "last.safetensors", "segtrain")
+    assert checkpoint.info.iteration == 5
+    checkpoint.load_model(run.model)
+    assert all(torch.isfinite(value).all() for value in run.model.state_dict().values())
+
+
+def test_best_is_the_checkpoint_of_the_highest_miou(tmp_path):
+    mious = iter([0.2, float("nan"), 0.6, 0.5])
+    run = make_run(tmp_path, val_every=3, validate=lambda model: {"miou": next(mious), "background": 0.4})
+    assert fit(run)["miou"] == 0.5
+    assert open_checkpoint(tmp_path, "segtrain").info.iteration == 9
+    measured = [record for record in read_jsonl(tmp_path / LOG) if "val_miou" in record]
+    assert [record["val_miou"] for record in measured] == [0.2, None, 0.6, 0.5]
+    assert measured[0]["val_background"] == 0.4
+    assert run.model.training
+    fit(make_run(tmp_path, val_every=3))  # and the log can be read again
+
+
+def test_learning_rate_rises_then_falls():
+    factors = [learning_rate_factor(i, 1000, 0.1) for i in range(1000)]
+    assert factors[0] == 1e-6
+    assert factors[50] == pytest.approx(0.5, abs=1e-5)
+    assert factors[:100] == sorted(factors[:100])
+    assert factors[100:] == [(1 - i / 1000) ** 0.9 for i in range(100, 1000)]
+    assert learning_rate_factor(0, 1000, 0) == 1
+
+
+def test_groups_keep_their_ratio(tmp_path):
+    run = make_run(tmp_path, log_every=1, iterations=4, warmup=0)
+    fit(run)
+    assert [r["lr"] for r in read_jsonl(tmp_path / LOG)] == [0.01 * learning_rate_factor(i, 4, 0) for i in range(4)]
+    assert run.groups[1]["lr"] == pytest.approx(10 * run.groups[0]["lr"])

@@ -1,0 +1,66 @@
+import cv2
+import numpy as np
+import torch
+from helpers import quick, seeds
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from stcl_cli.inference import argmax_at_size, photo_cams, photo_scores
+from stcl_cli.runtime import make_runtime
+from stcl_models.backbone import Backbone
+from stcl_models.segmenter import VitSegmenter
+from stcl_models.stcl import Stcl
+
+CPU = make_runtime("cpu")
+PHOTO = np.random.default_rng(0).integers(0, 256, (45, 62, 3)).astype(np.uint8)
+
+
+def test_cams_of_a_photo_of_any_size():
+    model = Stcl(Backbone("stcl_tiny"), 3).eval()
+    cams, probabilities = photo_cams(model, CPU, PHOTO, (1.0, 0.5))
+    mirrored, _ = photo_cams(model, CPU, PHOTO[:, ::-1], (1.0, 0.5))
+    assert cams.shape == (3, 12, 16)  # a quarter, rounded up
+    assert cams.min() >= 0
+    assert torch.allclose(cams, mirrored.flip(-1), atol=1e-4)
+    assert ((probabilities > 0) & (probabilities < 1)).all()
+
+
+def test_scores_are_mean_probabilities_at_the_photos_size():
+    model = VitSegmenter(Backbone("stcl_tiny"), 2).eval()
+    one, other, both = (photo_scores(model, CPU, PHOTO, scales, flip=True) for scales in ((1.0,), (0.5,), (1.0, 0.5)))
+    assert one.shape == (3, 45, 62)
+    assert torch.allclose(one.sum(0), torch.ones(45, 62), atol=1e-5)
+    assert torch.allclose(both, (one + other) / 2, atol=1e-6)
+    mirrored = photo_scores(model, CPU, PHOTO[:, ::-1], (1.0,), flip=True)
+    assert torch.allclose(one, mirrored.flip(-1), atol=1e-5)
+
+
+class Brightness(nn.Module):
+    """Class 1 where the photo is bright: what a pixel's score says can be told from the photo."""
+
+    multiple = 1
+
+    def normalise(self, photos):
+        return photos.float() / 255
+
+    def forward(self, images):
+        return torch.cat([0.5 - images[:, :1], images[:, :1] - 0.5], 1)
+
+
+def test_scores_lie_where_the_photo_is():
+    for flip in (False, True):
+        scores = photo_scores(Brightness(), CPU, PHOTO, (1.0,), flip)
+        assert np.array_equal(scores.argmax(0), PHOTO[:, :, 0] > 127)
+
+
+@quick
+@given(seeds, st.integers(1, 30), st.integers(1, 30))
+def test_argmax_after_resizing_one_class_at_a_time(seed, height, width):
+    scores = np.random.default_rng(seed).random((4, 6, 5)).astype(np.float32)
+    before = scores.copy()
+    resized = np.stack([cv2.resize(score, (width, height), interpolation=cv2.INTER_LINEAR) for score in scores])
+    winner = argmax_at_size(scores, (height, width))
+    assert winner.dtype == np.uint8
+    assert np.array_equal(winner, resized.argmax(0))
+    assert np.array_equal(scores, before)

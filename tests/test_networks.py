@@ -1,0 +1,92 @@
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from stcl_cli.config import SegtrainConfig, TrainConfig
+from stcl_cli.errors import StclError
+from stcl_cli.formats.checkpoints import CheckpointInfo, save_checkpoint
+from stcl_cli.networks import (
+    build_segmenter,
+    build_stcl,
+    default_encoder,
+    load_segmenter,
+    load_stcl,
+    parameter_groups,
+)
+
+TRAIN = TrainConfig(images="", labels="", output="", backbone="stcl_tiny", pretrained=False)
+SEGTRAIN = SegtrainConfig(images="", masks="", output="", encoder="stcl_tiny", pretrained=False)
+CLASSES = ("cat", "dog")
+
+
+def save(folder, model, stage, config):
+    save_checkpoint(folder / "checkpoints" / "last.safetensors", model, CheckpointInfo(stage, 1, CLASSES, config))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A trained run folder; where its backbone's weights came from is gone by now."""
+    model = build_stcl(TRAIN, 2)
+    save(tmp_path / "run", model, "train", asdict(replace(TRAIN, pretrained=True, weights="gone.safetensors")))
+    return tmp_path / "run", model
+
+
+def same_weights(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_a_run_is_loaded_from_its_checkpoint_alone(run):
+    folder, model = run
+    loaded, info, config = load_stcl(folder)
+    assert same_weights(loaded, model)
+    assert info.classes == CLASSES
+    assert config.crop_size == TRAIN.crop_size
+
+
+def test_a_segmenter_takes_over_the_backbone_of_a_run(run, tmp_path):
+    folder, model = run
+    config = replace(SEGTRAIN, init=str(folder), encoder=None)
+    config = replace(config, encoder=default_encoder(config))
+    segmenter = build_segmenter(config, 2)
+    assert same_weights(segmenter.encoder, model.backbone)
+    save(tmp_path / "seg", segmenter, "segtrain", asdict(config))
+    model.backbone.vit.norm.bias.data.add_(1)
+    save(folder, model, "train", asdict(TRAIN))  # the run goes on, which is no matter to the segmenter
+    assert same_weights(load_segmenter(tmp_path / "seg")[0], segmenter)
+
+
+@pytest.mark.parametrize(("arch", "encoder"), [("vit", "stcl_tiny"), ("fpn", "mobilenetv3_small_050")])
+def test_segmenters_are_loaded_from_their_checkpoints(tmp_path, arch, encoder):
+    config = replace(SEGTRAIN, arch=arch, encoder=encoder)
+    model = build_segmenter(config, 2)
+    save(tmp_path, model, "segtrain", asdict(config))
+    assert same_weights(load_segmenter(tmp_path)[0], model)
+
+
+def test_what_does_not_go_together(run):
+    folder, _ = run
+    with pytest.raises(StclError, match="--init needs --arch vit: unet cannot take over"):
+        build_segmenter(replace(SEGTRAIN, init=str(folder), arch="unet"), 2)
+    with pytest.raises(StclError, match=r"--encoder vit_tiny_patch16_224: the backbone of .*run is stcl_tiny"):
+        build_segmenter(replace(SEGTRAIN, init=str(folder), encoder="vit_tiny_patch16_224"), 2)
+    with pytest.raises(StclError, match="Unknown model"):
+        build_stcl(replace(TRAIN, backbone="no_such_vit"), 2)
+    with pytest.raises(StclError, match=r"gone.safetensors: not a readable"):
+        build_stcl(replace(TRAIN, weights="gone.safetensors"), 2)
+
+
+def test_a_checkpoint_with_options_of_another_version(run):
+    folder, model = run
+    save(folder, model, "train", asdict(TRAIN) | {"future": 1})
+    with pytest.raises(StclError, match=r"last.safetensors: was written by another version of stcl .*'future'"):
+        load_stcl(folder)
+
+
+def test_everything_that_learns_is_in_one_group_and_heads_learn_faster():
+    model = build_stcl(TRAIN, 2)
+    slow, fast = parameter_groups(model.backbone, model, 1e-4)
+    assert (slow["lr"], fast["lr"]) == (1e-4, pytest.approx(1e-3))
+    grouped = [id(p) for group in (slow, fast) for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    assert len(slow["params"]) == len(list(model.backbone.parameters()))

@@ -1,0 +1,59 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from stcl_cli.errors import StclError
+from stcl_cli.runtime import cores, make_runtime, pick_device, seed_everything
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("gpu", "not a device"), ("cuda:x", "not a device"), ("mps", "only cpu and cuda"), ("cuda:99", "--device cpu")],
+)
+def test_devices_that_cannot_be_had(name, message):
+    with pytest.raises(StclError, match=f"^--device {name}: .*{message}"):
+        pick_device(name)
+
+
+def test_auto_takes_what_is_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(StclError, match="this machine shows 0 CUDA devices"):
+        pick_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("auto") == torch.device("cuda")
+    assert pick_device("cuda:1").index == 1
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [("auto", torch.float32), ("off", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_on_the_cpu(amp, dtype):
+    with make_runtime("cpu", amp).autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_precision_on_cuda():
+    runtime = make_runtime("auto", "auto")
+    with runtime.autocast():
+        assert (
+            torch.ones(2, 2, device=runtime.device) @ torch.ones(2, 2, device=runtime.device)
+        ).dtype == torch.bfloat16
+
+
+def test_seeds_repeat_and_differ():
+    def draw(*numbers):
+        seed_everything(*numbers)
+        return torch.rand(1).item(), np.random.rand(), random.random()
+
+    draws = [draw(0, 2, 5), draw(0, 2, 6), draw(1, 2, 5), draw(2**40, 2, 5)]
+    assert draws[0] == draw(0, 2, 5)
+    assert all(len(set(column)) == 4 for column in zip(*draws, strict=True))
+
+
+def test_at_least_one_core():
+    assert cores() >= 1
