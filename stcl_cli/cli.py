@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
+import os
+import shlex
 import sys
 import types
 import typing
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
 from stcl_cli import __version__, config
-from stcl_cli.errors import EXIT_ERROR, EXIT_SKIPPED, StclError
+from stcl_cli.errors import EXIT_ERROR, EXIT_SKIPPED, EXIT_STOPPED, StclError
+from stcl_cli.formats.files import json_bytes, to_json
+from stcl_cli.formats.runs import CONFIG, FAILED, read_config
 
 _SCALARS = {str: str, int: int, float: float, bool: bool}
 
@@ -36,7 +38,7 @@ def _parameter(field: dataclasses.Field, hint: Any) -> Callable:
     meta = field.metadata
     required = field.default is dataclasses.MISSING
     if meta.get("positional"):
-        return click.argument(field.name, metavar=field.name.upper())
+        return click.argument(field.name, metavar=field.name.upper(), type=click.Path())
     settings: dict[str, Any] = {"help": meta["help"], "required": required, "metavar": meta.get("metavar")}
     if not required:
         settings["default"] = field.default
@@ -51,13 +53,22 @@ def _parameter(field: dataclasses.Field, hint: Any) -> Callable:
         settings["type"] = click.Choice(meta["choices"])
     else:
         kind, count = _value_type(hint)
-        settings["type"] = kind
+        settings["type"] = _checked(kind, meta)
+        if "range" in meta:
+            settings["metavar"] = " ".join([kind.__name__.upper()] * count)
         if meta.get("multiple"):
             settings["multiple"] = True
         elif count > 1:
             settings["nargs"] = count
     names = [meta["short"], flag] if "short" in meta else [flag]
     return click.option(*names, field.name, **settings)
+
+
+def _checked(kind: type, meta: Mapping[str, Any]) -> type | click.ParamType:
+    """The type with its range; paths are completed by shells."""
+    if "range" in meta:
+        return {int: click.IntRange, float: click.FloatRange}[kind](**meta["range"])
+    return click.Path() if meta.get("path") else kind
 
 
 def _value_type(hint: Any) -> tuple[type, int]:
@@ -74,24 +85,37 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: str |
     """--config: the values of an earlier run become this run's defaults; what is given on the command line wins."""
     if path is None:
         return
-    file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        command = values.pop("command")
-        values.pop("stcl", None)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise click.BadParameter(f"{file} is not a config.json of stcl ({error.__class__.__name__}).") from error
-    if command != context.info_name:
-        raise click.BadParameter(f"{file} was written by `stcl {command}`, not by `stcl {context.info_name}`.")
+        command, values = read_config(path, context.command.name)
+    except StclError as error:
+        raise click.BadParameter(str(error)) from error
     known = {p.name for p in context.command.params}
     if unknown := sorted(set(values) - known):
-        raise click.BadParameter(f"{file} holds {unknown[0]!r}, which `stcl {command}` does not know.")
+        raise click.BadParameter(f"{path}: holds {unknown[0]!r}, which `stcl {command}` does not know.")
     # How the folder was entered is not part of what was run.
     context.default_map = {k: v for k, v in values.items() if v is not None and k not in ("resume", "overwrite")}
 
 
-def _command(config_class: type, stage: str, *, name: str) -> Callable:
+def _verbosity_options(function: Callable) -> Callable:
+    """-q and -v, before or after the name of the command."""
+
+    def remember(context: click.Context, parameter: click.Parameter, given: bool) -> None:
+        if given:  # meta is shared by the contexts of the group and the command
+            context.meta["stcl.verbosity"] = {"quiet": -1, "verbose": 1}[parameter.name or ""]
+
+    for flag, help in (("verbose", "Every item and every skipped input on stderr."), ("quiet", "Only warnings.")):
+        function = click.option(
+            f"-{flag[0]}", f"--{flag}", is_flag=True, expose_value=False, callback=remember, help=help
+        )(function)
+    return function
+
+
+def _command(config_class: type, stage: str, *, name: str, items: bool = False) -> Callable:
+    """Decorator: a command with the options of `config_class`. With `items` it prints each finished item on stdout."""
+
     def decorate(function: Callable) -> click.Command:
+        json_option = click.option("--json", is_flag=True, help="Print a JSON object for each output, not its path.")
+
         @main.command(name, help=function.__doc__)
         @click.option(
             "--config",
@@ -103,22 +127,54 @@ def _command(config_class: type, stage: str, *, name: str) -> Callable:
             help="config.json of an earlier output folder: repeats it; other options override.",
         )
         @options_of(config_class)
-        def run(**values: Any) -> None:
-            for field in dataclasses.fields(config_class):
-                if field.metadata.get("path") and values[field.name] is not None:
-                    values[field.name] = str(values[field.name])
-            _finish(function(config_class(**values), importlib.import_module(f"stcl_cli.stages.{stage}")))
+        @(json_option if items else lambda function: function)
+        @_verbosity_options
+        def run(json: bool = False, **values: Any) -> None:
+            console = importlib.import_module("stcl_cli.console")
+            console.set_verbosity(click.get_current_context().meta.get("stcl.verbosity", 0))
+            settings = config_class(**values)
+            console.detail(f"stcl {__version__} {name} {to_json(dataclasses.asdict(settings))}")
+            listeners = (_print_item(json),) if items else ()
+            try:
+                result = function(settings, importlib.import_module(f"stcl_cli.stages.{stage}"), *listeners)
+            except KeyboardInterrupt:
+                _say_how_to_go_on(name, values.get("output"))
+                raise SystemExit(EXIT_STOPPED) from None
+            _finish(result, values.get("output"))
 
         return run
 
     return decorate
 
 
-def _finish(result: Any) -> None:
+def _print_item(as_json: bool) -> Callable[[Mapping[str, Any]], None]:
+    """A function that prints an item on stdout at once, so that a pipe can go on with it."""
+
+    def done(item: Mapping[str, Any]) -> None:
+        line = json_bytes(item) if as_json else os.fsencode(item["output"]) + b"\n"
+        if sys.stdout.isatty():  # as text, so that rich can put it above its progress bar
+            click.echo(line.decode("utf-8", "backslashreplace"), nl=False)
+        else:
+            click.echo(line, nl=False)
+
+    return done
+
+
+def _say_how_to_go_on(command: str, output: str | None) -> None:
+    how = ""
+    if output and os.path.isfile(os.path.join(output, CONFIG)):
+        how = f"; its files are whole, go on with: stcl {command} --config {shlex.quote(output)} --resume"
+    click.echo(f"stcl: stopped{how}", err=True)
+
+
+def _finish(result: Any, output: str | None) -> None:
     """Data goes to stdout; exit 3 tells a shell script that some inputs were skipped."""
     if result.summary is not None:
-        click.echo(json.dumps(result.summary, ensure_ascii=False))
+        click.echo(json_bytes(result.summary), nl=False)  # UTF-8 whatever the terminal speaks, NaN as null
     if result.skipped:
+        inputs = "1 input was" if result.skipped == 1 else f"{result.skipped} inputs were"
+        why = f"; {os.path.join(output, FAILED)} says why" if output else ""
+        click.echo(f"stcl: {inputs} skipped{why}", err=True)
         raise SystemExit(EXIT_SKIPPED)
 
 
@@ -131,13 +187,11 @@ class _Main(click.Group):
         except StclError as error:
             click.echo(f"stcl: {error}", err=True)
             raise SystemExit(EXIT_ERROR) from error
-        except BrokenPipeError:
-            sys.stderr.close()
-            raise SystemExit(EXIT_ERROR) from None
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="stcl")
+@_verbosity_options
 def main() -> None:
     """Image-level labels in, pixel masks and a segmentation model out.
 
@@ -158,16 +212,16 @@ def train(settings: config.TrainConfig, stage: Any) -> Any:
     return stage.run(settings)
 
 
-@_command(config.CamConfig, "cam", name="cam")
-def cam(settings: config.CamConfig, stage: Any) -> Any:
+@_command(config.CamConfig, "cam", name="cam", items=True)
+def cam(settings: config.CamConfig, stage: Any, done: Any) -> Any:
     """Write a class activation map for every photo."""
-    return stage.run(settings)
+    return stage.run(settings, done)
 
 
-@_command(config.RefineConfig, "refine", name="refine")
-def refine(settings: config.RefineConfig, stage: Any) -> Any:
+@_command(config.RefineConfig, "refine", name="refine", items=True)
+def refine(settings: config.RefineConfig, stage: Any, done: Any) -> Any:
     """Turn class activation maps into masks that follow the photo's edges."""
-    return stage.run(settings)
+    return stage.run(settings, done)
 
 
 @_command(config.SegtrainConfig, "segtrain", name="segtrain")
@@ -176,10 +230,16 @@ def segtrain(settings: config.SegtrainConfig, stage: Any) -> Any:
     return stage.run(settings)
 
 
-@_command(config.PredictConfig, "predict", name="predict")
-def predict(settings: config.PredictConfig, stage: Any) -> Any:
+@_command(config.PredictConfig, "predict", name="predict", items=True)
+def predict(settings: config.PredictConfig, stage: Any, done: Any) -> Any:
     """Write a mask for every photo with a trained segmentation model."""
-    return stage.run(settings)
+    return stage.run(settings, done)
+
+
+@_command(config.ExportConfig, "export", name="export", items=True)
+def export(settings: config.ExportConfig, stage: Any, done: Any) -> Any:
+    """Write masks in the format of another tool: COCO, YOLO, CVAT, PASCAL VOC, NumPy."""
+    return stage.run(settings, done)
 
 
 @_command(config.EvalConfig, "evaluate", name="eval")

@@ -1,13 +1,18 @@
 """One frozen, flat dataclass a stage: the only place with names, types, defaults and help of what a user can set.
 
-cli.py turns the fields into command line options, each output folder keeps them as config.json, and `--config FILE` reads
-them back. Nothing heavy is imported here, so `stcl --help` is instant.
+cli.py turns the fields into command line options, each output folder keeps them as config.json, and `--config FILE`
+reads them back. Nothing heavy is imported here, so `stcl --help` is instant.
 """
 
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field
 from typing import Any
+
+COUNT = {"min": 1}
+NOT_NEGATIVE = {"min": 0}
+POSITIVE = {"min": 0, "min_open": True}
+SHARE = {"min": 0, "max": 1}
 
 
 def option(default: Any = MISSING, help: str = "", **cli: Any) -> Any:
@@ -30,7 +35,11 @@ def list_option() -> Any:
 
 
 def max_side_option() -> Any:
-    return option(512, "Photos with a longer side are reduced to this many pixels before anything else.")
+    return option(512, "Photos with a longer side are reduced to this many pixels before anything else.", range=COUNT)
+
+
+def overlays_option() -> Any:
+    return option(None, "Also write each mask over its photo, as a JPEG to look at, here.", path=True, metavar="DIR")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +58,10 @@ class Compute(Folder):
     amp: str = option(
         "auto", "Mixed precision; auto is bf16 on CUDA and off on the CPU.", choices=("auto", "bf16", "off")
     )
-    seed: int = option(0, "Fixes every random choice of the run.")
-    workers: int | None = option(None, "Processes that read photos. [default: up to 8 beside a GPU, none on the CPU]")
+    seed: int = option(0, "Fixes every random choice of the run.", range=NOT_NEGATIVE)
+    workers: int | None = option(
+        None, "Processes that read photos. [default: up to 8 beside a GPU, none on the CPU]", range=NOT_NEGATIVE
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +76,17 @@ class Training(Compute):
     val_list: str | None = option(
         None, "Measure on the photos named in FILE. [default: all with a mask]", path=True, metavar="FILE"
     )
-    val_every: int | None = option(None, "Measure every N iterations. [default: a tenth of the run]")
-    save_every: int = option(500, "Write checkpoints/last.safetensors every N iterations.")
-    log_every: int = option(20, "Write metrics.jsonl every N iterations.")
+    val_every: int | None = option(None, "Measure every N iterations. [default: a tenth of the run]", range=COUNT)
+    save_every: int = option(500, "Write checkpoints/last.safetensors every N iterations.", range=COUNT)
+    log_every: int = option(20, "Write metrics.jsonl every N iterations.", range=COUNT)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Training):
-    """`stcl train`: photos and image-level labels -> a run folder. Defaults are ToCo's for VOC unless a comment says otherwise."""
+    """`stcl train`: photos and image-level labels -> a run folder.
+
+    Defaults are ToCo's for VOC unless a comment says otherwise.
+    """
 
     images: str = images_argument()
     labels: str = option(
@@ -93,32 +107,32 @@ class TrainConfig(Training):
     pretrained: bool = option(True, "Without --weights: timm's own pretrained weights (a download), or random ones.")
     aux_layer: int = option(-3, "Block whose tokens feed the auxiliary classifier, counted from the end.")
     # schedule
-    iterations: int = option(20_000, "Optimiser steps. All phases are fractions of it.")
-    batch_size: int = option(4, "Photos a step.")
-    crop_size: int = option(448, "Side of the square training crop, in pixels.")
-    rescale: tuple[float, float] = option((0.5, 2.0), "Range of the random rescaling before the crop.")
-    lr: float = option(6e-5, "Learning rate of the backbone; heads and decoder take ten times that.")
-    weight_decay: float = option(0.01, "AdamW's weight decay.")
-    warmup: float = option(0.075, "Share of the run in which the learning rate rises.")
-    contrast_start: float = option(0.05, "Share of the run after which the contrast losses join.")
-    segmentation_start: float = option(0.1, "Share of the run after which the segmentation branch joins.")
+    iterations: int = option(20_000, "Optimiser steps. All phases are fractions of it.", range=COUNT)
+    batch_size: int = option(4, "Photos a step.", range=COUNT)
+    crop_size: int = option(448, "Side of the square training crop, in pixels.", range=COUNT)
+    rescale: tuple[float, float] = option((0.5, 2.0), "Range of the random rescaling before the crop.", range=POSITIVE)
+    lr: float = option(6e-5, "Learning rate of the backbone; heads and decoder take ten times that.", range=POSITIVE)
+    weight_decay: float = option(0.01, "AdamW's weight decay.", range=NOT_NEGATIVE)
+    warmup: float = option(0.075, "Share of the run in which the learning rate rises.", range=SHARE)
+    contrast_start: float = option(0.05, "Share of the run after which the contrast losses join.", range=SHARE)
+    segmentation_start: float = option(0.1, "Share of the run after which the segmentation branch joins.", range=SHARE)
     # CAM and pseudo labels
     cam_scales: tuple[float, ...] = option(
-        (1.0, 0.5, 1.5), "Scales of the CAM that makes pseudo labels in training.", multiple=True
+        (1.0, 0.5, 1.5), "Scales of the CAM that makes pseudo labels in training.", multiple=True, range=POSITIVE
     )
-    beta_high: float = option(0.7, "CAM values from here up are foreground.")
-    beta_low: float = option(0.25, "CAM values up to here are background; between the two: ignored.")
+    beta_high: float = option(0.7, "CAM values from here up are foreground.", range=SHARE)
+    beta_low: float = option(0.25, "CAM values up to here are background; between the two: ignored.", range=SHARE)
     # losses
-    w_patch: float = option(0.2, "Weight of patch token contrast; 0 switches it off.")
-    w_class: float = option(0.5, "Weight of class token contrast; 0 switches it off.")
-    w_seg: float = option(0.1, "Weight of the segmentation branch; 0 switches it off.")
-    w_reg: float = option(0.05, "Weight of the edge-following regulariser; 0 switches it off.")
-    local_crops: int = option(8, "Local crops a photo for class token contrast.")
+    w_patch: float = option(0.2, "Weight of patch token contrast; 0 switches it off.", range=NOT_NEGATIVE)
+    w_class: float = option(0.5, "Weight of class token contrast; 0 switches it off.", range=NOT_NEGATIVE)
+    w_seg: float = option(0.1, "Weight of the segmentation branch; 0 switches it off.", range=NOT_NEGATIVE)
+    w_reg: float = option(0.05, "Weight of the edge-following regulariser; 0 switches it off.", range=NOT_NEGATIVE)
+    local_crops: int = option(8, "Local crops a photo for class token contrast.", range=COUNT)
     local_crop_size: int | None = option(
-        None, "Their side in pixels. [default: 96 at crop 448, in proportion, 4 patches or more]"
+        None, "Their side in pixels. [default: 96 at crop 448, in proportion, 4 patches or more]", range=COUNT
     )
-    temperature: float = option(0.5, "Temperature of class token contrast.")
-    ema: float = option(0.9, "Momentum of the teacher head.")
+    temperature: float = option(0.5, "Temperature of class token contrast.", range=POSITIVE)
+    ema: float = option(0.9, "Momentum of the teacher head.", range=SHARE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,9 +149,9 @@ class CamConfig(Compute):
     )
     list: str | None = list_option()
     scales: tuple[float, ...] = option(
-        (1.0, 0.5, 1.5), "Scales to sum over, each with its mirror image.", multiple=True
+        (1.0, 0.5, 1.5), "Scales to sum over, each with its mirror image.", multiple=True, range=POSITIVE
     )
-    threshold: float = option(0.5, "Without --labels: a class counts as shown from this probability.")
+    threshold: float = option(0.5, "Without --labels: a class counts as shown from this probability.", range=SHARE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,20 +161,24 @@ class RefineConfig(Folder):
     cams: str = option(help="Folder of CAM files, from `stcl cam`.", positional=True, path=True)
     images: str = option(help="The photos the CAMs were made from: a folder, a list file, or -.")
     output: str = output_option("Folder for the masks.")
+    overlays: str | None = overlays_option()
     method: str = option("crf", "How a CAM is fitted to the photo's edges.", choices=("none", "par", "crf"))
     background: tuple[float, ...] = option(
         (0.45,),
         "Background score. Give it twice, low and high, and what lies between becomes 255 (ignored).",
         multiple=True,
+        range=SHARE,
     )
     crf_preset: str = option(
         "irn", "Dense CRF settings people cite.", choices=("irn", "toco-cam", "toco-seg", "psa", "deeplab")
     )
     max_side: int = option(
-        1024, "Photos with a longer side are refined at this size; the mask is the photo's own size."
+        1024, "Photos with a longer side are refined at this size; the mask is the photo's own size.", range=COUNT
     )
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
-    workers: int | None = option(None, "Processes on the CPU, one thread each. [default: one a core]")
+    workers: int | None = option(
+        None, "Processes on the CPU, one thread each. [default: one a core]", range=NOT_NEGATIVE
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,13 +220,13 @@ class SegtrainConfig(Training):
         None, "Encoder weights: a local safetensors file with timm's names.", path=True, metavar="FILE"
     )
     pretrained: bool = option(True, "Without --init and --weights: pretrained weights (a download), or random ones.")
-    iterations: int = option(20_000, "Optimiser steps.")
-    batch_size: int = option(8, "Photos a step.")
-    crop_size: int = option(448, "Side of the square training crop, in pixels.")
-    rescale: tuple[float, float] = option((0.5, 2.0), "Range of the random rescaling before the crop.")
-    lr: float = option(6e-5, "Learning rate of the encoder; the decoder takes ten times that.")
-    weight_decay: float = option(0.01, "AdamW's weight decay.")
-    warmup: float = option(0.05, "Share of the run in which the learning rate rises.")
+    iterations: int = option(20_000, "Optimiser steps.", range=COUNT)
+    batch_size: int = option(8, "Photos a step.", range=COUNT)
+    crop_size: int = option(448, "Side of the square training crop, in pixels.", range=COUNT)
+    rescale: tuple[float, float] = option((0.5, 2.0), "Range of the random rescaling before the crop.", range=POSITIVE)
+    lr: float = option(6e-5, "Learning rate of the encoder; the decoder takes ten times that.", range=POSITIVE)
+    weight_decay: float = option(0.01, "AdamW's weight decay.", range=NOT_NEGATIVE)
+    warmup: float = option(0.05, "Share of the run in which the learning rate rises.", range=SHARE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,9 +238,31 @@ class PredictConfig(Compute):
         help="Run folder of `stcl segtrain`, or one of its checkpoints.", short="-m", path=True, metavar="SEG"
     )
     output: str = output_option("Folder for the masks.")
+    overlays: str | None = overlays_option()
     list: str | None = list_option()
-    scales: tuple[float, ...] = option((1.0,), "Scales whose scores are averaged.", multiple=True)
+    scales: tuple[float, ...] = option((1.0,), "Scales whose scores are averaged.", multiple=True, range=POSITIVE)
     flip: bool = option(True, "Average with the mirror image.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(Folder):
+    """`stcl export`: masks -> the format of another tool."""
+
+    masks: str = option(help="Folder of masks.", positional=True, path=True)
+    to: str = option(
+        help="coco: instances JSON with RLE; yolo: Ultralytics polygons; ultralytics-semantic: PNGs and data.yaml; "
+        "cvat: 'Segmentation mask 1.1' zip; voc: SegmentationClass and ImageSets; npy: arrays.",
+        choices=("coco", "yolo", "ultralytics-semantic", "cvat", "voc", "npy"),
+    )
+    output: str = output_option("Folder to write.")
+    images: str | None = option(
+        None,
+        "The photos: a folder, a list file, or -. Their sizes are checked; yolo, ultralytics-semantic and voc copy "
+        "them, coco takes their file names. [default: masks only; coco says .jpg]",
+    )
+    classes: str | None = option(
+        None, "Text file of class names. [default: classes.txt beside the masks]", path=True, metavar="FILE"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,4 +288,4 @@ class DemoConfig(Folder):
 
     output: str = option("stcl-demo", "Folder to write.", short="-o", path=True, metavar="DIR")
     device: str = option("cpu", "auto, cpu, cuda or cuda:N.")
-    seed: int = option(0, "Fixes the scenes and every random choice.")
+    seed: int = option(0, "Fixes the scenes and every random choice.", range=NOT_NEGATIVE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +13,30 @@ from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 15.0
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+_verbosity = 0
 
 
 def say(message: str) -> None:
-    """One line on stderr; brackets in file names are not markup."""
+    """One line on stderr; brackets and colons in file names are not markup."""
     console.print(message, markup=False)
+
+
+def warn(message: str) -> None:
+    """One line on stderr, with --quiet too."""
+    print(f"stcl: {message}", file=sys.stderr)
+
+
+def detail(message: str) -> None:
+    """One line on stderr with --verbose only."""
+    if _verbosity > 0:
+        say(message)
+
+
+def set_verbosity(level: int) -> None:
+    """-1: warnings and errors only, 0, or 1: every skipped input and every item as well."""
+    global _verbosity
+    _verbosity, console.quiet = level, level < 0
 
 
 class _Rate(ProgressColumn):
@@ -31,9 +50,10 @@ class Meter:
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         self.title, self.total, self.done, self.first = title, total, done, done
         self.text = ""
+        self.pause = 0.0 if _verbosity > 0 else SECONDS_BETWEEN_LINES
         self.started = self.printed = time.monotonic()
         self.bar: Progress | None = None
-        if console.is_terminal:
+        if console.is_terminal and not console.quiet:
             self.bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
@@ -51,7 +71,7 @@ class Meter:
         self.text = self.text if text is None else text
         if self.bar is not None:
             self.bar.update(self.task, advance=count, text=self.text)
-        elif time.monotonic() - self.printed >= SECONDS_BETWEEN_LINES or self.done >= self.total:
+        elif self.done >= self.total or time.monotonic() - self.printed >= self.pause:
             self.printed = time.monotonic()
             rate = (self.done - self.first) / max(self.printed - self.started, 1e-9)
             left = f"{(self.total - self.done) / rate:.0f} s left" if rate and self.done < self.total else "done"

@@ -4,6 +4,7 @@ EXIT_DONE = 0
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_SKIPPED = 3  # finished, but some inputs were skipped; each is named in failed.jsonl
+EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
 
 
 class StclError(Exception):

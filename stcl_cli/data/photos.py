@@ -205,6 +205,12 @@ def read_photo(path: str | os.PathLike[str], max_side: int | None = None) -> np.
     return np.array(rgb_HW3)  # a writeable copy
 
 
+def is_turned(image: Image.Image, path: str | os.PathLike[str]) -> bool:
+    """Whether a photo (open, not decoded) is stored turned or mirrored, so that `read_photo` turns it back."""
+    orientation = image.tag_v2.get(_ORIENTATION) if image.format == "TIFF" else _orientation(image, path)
+    return orientation in _TURNS
+
+
 def _upright_size(image: Image.Image, path: str | os.PathLike[str]) -> tuple[int, int]:
     if image.format == "TIFF":  # some versions of Pillow give the size turned already
         width, height = int(image.tag_v2[_WIDTH]), int(image.tag_v2[_HEIGHT])

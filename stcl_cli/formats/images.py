@@ -1,17 +1,19 @@
-"""Opening image files that strangers made: the one place where Pillow is let near them."""
+"""Opening image files that strangers made, the one place where Pillow is let near them, and writing JPEGs."""
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from stcl_cli.errors import PhotoError
-from stcl_cli.formats.files import shown
+from stcl_cli.formats.files import atomic_write, shown
 
 # By content, whatever the suffix says. A short list on purpose: Pillow's EPS reader, for one, starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
@@ -44,6 +46,18 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # decoders of broken files raise anything from struct.error to IndexError
         raise PhotoError(f"{shown(path)}: {_reason(error)}") from error
+
+
+def write_jpeg(path: str | os.PathLike[str], rgb_HW3: np.ndarray) -> None:
+    """Write uint8 RGB as a JPEG of high quality, atomically.
+
+    Raises:
+        StclError: `path` cannot be written.
+    """
+    jpeg = io.BytesIO()  # whole in memory first: Pillow hides the reason when a disk fills up under it
+    Image.fromarray(rgb_HW3).save(jpeg, "JPEG", quality=95, subsampling=0)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(jpeg.getbuffer())
 
 
 def _reason(error: Exception) -> str:

@@ -32,20 +32,27 @@ def voc_palette() -> np.ndarray:
     return palette
 
 
-def write_mask(path: str | os.PathLike[str], mask_HW: np.ndarray) -> None:
-    """Write uint8 class indices as an 8-bit palette PNG in VOC colours, atomically.
+def encode_mask(mask_HW: np.ndarray, palette: bool = True) -> bytes:
+    """uint8 class indices as an 8-bit PNG: in VOC colours, or with `palette` off as greys."""
+    if mask_HW.dtype != np.uint8 or mask_HW.ndim != 2 or not mask_HW.size:
+        raise ValueError(f"a mask is uint8 (H, W), not {mask_HW.dtype} {mask_HW.shape}")
+    image = Image.fromarray(mask_HW)
+    if palette:
+        image.putpalette(voc_palette().tobytes())
+    png = io.BytesIO()
+    image.save(png, "PNG")
+    return png.getvalue()
+
+
+def write_mask(path: str | os.PathLike[str], mask_HW: np.ndarray, palette: bool = True) -> None:
+    """Write uint8 class indices as an 8-bit PNG, atomically; see `encode_mask`.
 
     Raises:
         StclError: `path` cannot be written.
     """
-    if mask_HW.dtype != np.uint8 or mask_HW.ndim != 2 or not mask_HW.size:
-        raise ValueError(f"a mask is uint8 (H, W), not {mask_HW.dtype} {mask_HW.shape}")
-    image = Image.fromarray(mask_HW)
-    image.putpalette(voc_palette().tobytes())
-    png = io.BytesIO()  # whole in memory first: Pillow hides the reason when a disk fills up under its encoder
-    image.save(png, "PNG")
+    png = encode_mask(mask_HW, palette)  # whole in memory first: Pillow hides the reason when a disk fills up under it
     with atomic_write(path) as temporary:
-        temporary.write_bytes(png.getbuffer())
+        temporary.write_bytes(png)
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:

@@ -15,24 +15,23 @@ from stcl_cli.formats.files import output_path
 from stcl_cli.inference import photo_cams
 from stcl_cli.networks import load_stcl
 from stcl_cli.runtime import make_runtime
-from stcl_cli.stages.output import Result, open_folder
+from stcl_cli.stages.output import Done, Result, nobody, open_folder, skip
 
 
-def run(config: CamConfig) -> Result:
+def run(config: CamConfig, done: Done = nobody) -> Result:
     """Export. Raises StclError."""
     runtime = make_runtime(config.device, config.amp)
     model, info, trained = load_stcl(Path(config.model))
     photos, skipped = list_photos(config.images, config.list)
     given: dict[str, tuple[int, ...]] = {}
     if config.labels:
-        matched, unlabelled, _ = match_labels(photos, read_labels(Path(config.labels), info.classes))
+        matched, unlabelled, _ = match_labels(photos, read_labels(config.labels, info.classes, config.labels_format))
         if not matched:
             raise StclError(f"{config.labels}: none of its names is a photo in {config.images}")
         given = {photo.name: labels for photo, labels in matched}
         skipped = skipped + [(photo.name, f"no label in {config.labels}") for photo in unlabelled]
     folder, failures = open_folder(config, "cam", info.classes)
-    for name, reason in skipped:
-        failures.add(name, reason)
+    skip(failures, skipped)
     model.to(runtime.device).eval()
     wanted = [photo for photo in photos if not config.labels or photo.name in given]
     todo = [photo for photo in wanted if not output_path(folder, photo.name, ".safetensors").exists()]
@@ -52,9 +51,15 @@ def run(config: CamConfig) -> Result:
                     source="given" if config.labels else "predicted",
                     scores=tuple(probabilities[list(labels)].tolist()),
                 )
-                write_cam(output_path(folder, photo.name, ".safetensors"), file)
+                path = output_path(folder, photo.name, ".safetensors")
+                write_cam(path, file)
             except PhotoError as error:
-                failures.add(photo.name, error)
+                skip(failures, [(photo.name, error)])
+            else:
+                names = [info.classes[label] for label in labels]
+                done({"image": photo.name, "output": path, "classes": names, "source": file.source})
             gauge.advance()
-    say(f"{len(wanted)} CAMs in {folder}; next: stcl refine {folder} --images {config.images} -o MASKS")
+    images = "PHOTOS" if config.images == "-" else config.images
+    say(f"{len(wanted) + len(skipped) - len(failures)} CAMs in {folder}")
+    say(f"next: stcl refine {folder} --images {images} -o MASKS")
     return Result(skipped=len(failures))

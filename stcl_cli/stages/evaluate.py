@@ -12,7 +12,8 @@ from rich.table import Table
 
 from stcl_cli.cam_sweep import CamSweep
 from stcl_cli.config import EvalConfig
-from stcl_cli.console import console, meter, say
+from stcl_cli.console import console, meter, say, warn
+from stcl_cli.data.outputs import match_outputs
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.cams import read_cam
@@ -28,16 +29,17 @@ def run(config: EvalConfig) -> Result:
     predictions = Path(config.predictions)
     suffix = ".safetensors" if next(predictions.rglob("*.safetensors"), None) else ".png"
     truths, missing = list_photos(config.truth, config.list)
-    pairs = [(truth, output_path(predictions, truth.name, suffix)) for truth in truths]
-    found = [(truth, path) for truth, path in pairs if path.is_file()]
+    files = match_outputs(predictions, suffix, truths).by_photo
+    found = [(truth, files[truth.name]) for truth in truths if truth.name in files]
     if not found:
         raise StclError(f"{shown(predictions)}: holds no mask or CAM file named like one in {shown(config.truth)}")
     if config.list:  # named one by one, so each has to be there
-        missing = missing + [(path.name, f"{shown(path)}: is not there") for _, path in pairs if not path.is_file()]
-    elif len(found) < len(pairs):
-        say(f"{len(pairs) - len(found)} of {len(pairs)} true masks have no prediction and are left out")
-    for _, reason in missing:
-        say(f"skipped: {reason}")
+        paths = [output_path(predictions, truth.name, suffix) for truth in truths if truth.name not in files]
+        missing = missing + [(path.name, f"{shown(path)}: is not there") for path in paths]
+    elif len(found) < len(truths):
+        warn(f"{len(truths) - len(found)} of {len(truths)} true masks have no prediction and are left out")
+    for name, reason in missing:
+        warn(f"skipped {shown(name)}: {reason}")
     classes = find_classes(config.classes, predictions, Path(config.truth))
     measure = _measure_cams if suffix == ".safetensors" else _measure_masks
     summary, matrix, skipped = measure(found, classes, config)
@@ -58,12 +60,13 @@ def _measure_masks(
                 true, predicted = _true_mask(truth.path, classes), read_mask(path)
                 if true.shape != predicted.shape:
                     raise PhotoError(
-                        f"{shown(path)}: is {_size(predicted)}, but the true mask is {_size(true)}; make it at the photo's size"
+                        f"{shown(path)}: is {_size(predicted)}, but the true mask is {_size(true)}; "
+                        "make it at the photo's size"
                     )
                 matrix += confusion_matrix(true, predicted, len(classes) + 1)
                 images += 1
             except PhotoError as error:
-                say(f"skipped: {error}")
+                warn(f"skipped: {error}")
                 skipped += 1
             gauge.advance()
     ignored = int(matrix[:, -1].sum())
@@ -95,7 +98,7 @@ def _measure_cams(
                 sweep.add(true, np.stack(maps) if maps else np.zeros((0, *true.shape), np.float32), cam.labels)
                 images += 1
             except PhotoError as error:
-                say(f"skipped: {error}")
+                warn(f"skipped: {error}")
                 skipped += 1
             gauge.advance()
     if not images:
@@ -131,6 +134,4 @@ def _print_table(summary: dict[str, Any]) -> None:
         say(f"CAMs at their best background score, {summary['best_background']:.2f}, found on these very masks")
     elif summary["ignored_predictions"]:
         how = summary["ignored_predictions_count_as"]
-        say(
-            f"{summary['ignored_predictions']} pixels are predicted as 255; here they are {how} (see --ignore-predictions)"
-        )
+        say(f"{summary['ignored_predictions']} pixels are predicted as 255, here {how} (see --ignore-predictions)")

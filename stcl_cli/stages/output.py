@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stcl_cli.config import Folder
+import cv2
+import numpy as np
+
+from stcl_cli.config import Folder, PredictConfig, RefineConfig
+from stcl_cli.console import detail
+from stcl_cli.data.photos import Photo, read_photo
 from stcl_cli.errors import StclError
-from stcl_cli.formats.classes import write_classes
-from stcl_cli.formats.files import shown, to_json
+from stcl_cli.formats.classes import BACKGROUND, write_classes
+from stcl_cli.formats.files import output_path, shown, to_json
+from stcl_cli.formats.images import write_jpeg
+from stcl_cli.formats.masks import IGNORE, write_mask
 from stcl_cli.formats.runs import CONFIG, Failures, open_output, read_config, write_config
+from stcl_cli.pictures import overlay
+
+OVERLAY_SIDE = 1024  # pixels at most: overlays are to look at
 
 # Fields that say where or how fast a run goes, not what comes out of it: they may change when it is resumed.
-FREE_ON_RESUME = {"resume", "overwrite", "output", "device", "workers", "save_every", "log_every"}
+FREE_ON_RESUME = {"resume", "overwrite", "output", "overlays", "device", "workers", "save_every", "log_every"}
+
+# Called with each finished item, {"image": name, "output": path, ...}, as soon as it is on disk.
+Done = Callable[[Mapping[str, Any]], None]
+
+
+def nobody(item: Mapping[str, Any]) -> None:
+    """The Done of a stage that nobody listens to."""
 
 
 @dataclass(frozen=True)
@@ -44,3 +62,56 @@ def _check_same(folder: Path, command: str, fields: dict[str, Any]) -> None:
                 f"{shown(folder / CONFIG)}: was started with {name} = {before.get(name)}, not {value}; "
                 f"resume with --config {shown(folder / CONFIG)}, or give another folder with -o"
             )
+
+
+def skip(failures: Failures, skipped: Iterable[tuple[str, object]]) -> None:
+    """Record (name, reason) of inputs that the run goes on without."""
+    for name, reason in skipped:
+        failures.add(name, reason)
+        detail(f"skipped {shown(name)}: {reason}")
+
+
+class MaskFolder:
+    """Where `stcl refine` and `stcl predict` put masks and, with --overlays, the overlays."""
+
+    def __init__(self, config: RefineConfig | PredictConfig, command: str, classes: tuple[str, ...]) -> None:
+        """Open both folders. StclError if one is in use."""
+        self.names = (BACKGROUND, *classes)
+        self.overlays = Path(config.overlays) if config.overlays else None
+        if self.overlays and Path(config.output).absolute().is_relative_to(self.overlays.absolute()):
+            raise StclError(f"--overlays {shown(self.overlays)}: holds the masks (-o); give it a folder of its own")
+        self.path, self.failures = open_folder(config, command, classes)
+        if self.overlays:
+            open_output(self.overlays, config.resume, config.overwrite)
+            write_config(self.overlays, command, read_config(self.path)[1])
+
+    def mask_path(self, name: str) -> Path:
+        return output_path(self.path, name, ".png")
+
+    def overlay_path(self, name: str) -> Path | None:
+        return output_path(self.overlays, name, ".jpg") if self.overlays else None
+
+    def has(self, name: str) -> bool:
+        """Whether all there is to write for a photo is there."""
+        overlay_path = self.overlay_path(name)
+        return self.mask_path(name).exists() and (overlay_path is None or overlay_path.exists())
+
+    def write(self, photo: Photo, mask_HW: np.ndarray) -> dict[str, Any]:
+        """Write a mask, unless it is there, and its overlay; returns the item for Done."""
+        item = {"image": photo.name, "output": self.mask_path(photo.name)}
+        if not item["output"].exists():
+            write_mask(item["output"], mask_HW)
+        if overlay_path := self.overlay_path(photo.name):
+            write_overlay(overlay_path, photo, mask_HW)
+            item["overlay"] = overlay_path
+        values = np.unique(mask_HW).tolist()
+        item["classes"] = [self.names[value] for value in values if 0 < value < len(self.names)]
+        item["ignored"] = round(float((mask_HW == IGNORE).mean()), 4)
+        return item
+
+
+def write_overlay(path: Path, photo: Photo, mask_HW: np.ndarray) -> None:
+    """The mask over its photo as a JPEG. PhotoError if the photo cannot be read."""
+    pixels_HW3 = read_photo(photo.path, OVERLAY_SIDE)
+    mask_HW = cv2.resize(mask_HW, pixels_HW3.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    write_jpeg(path, overlay(pixels_HW3, mask_HW))

@@ -8,33 +8,38 @@ from stcl_cli.config import PredictConfig
 from stcl_cli.console import meter, say
 from stcl_cli.data.photos import list_photos, photo_size, read_photo
 from stcl_cli.errors import PhotoError
-from stcl_cli.formats.files import output_path
-from stcl_cli.formats.masks import write_mask
+from stcl_cli.formats.masks import read_mask
 from stcl_cli.inference import argmax_at_size, photo_scores
 from stcl_cli.networks import load_segmenter
 from stcl_cli.runtime import make_runtime
-from stcl_cli.stages.output import Result, open_folder
+from stcl_cli.stages.output import Done, MaskFolder, Result, nobody, skip
 
 
-def run(config: PredictConfig) -> Result:
+def run(config: PredictConfig, done: Done = nobody) -> Result:
     """Predict. Raises StclError."""
     runtime = make_runtime(config.device, config.amp)
     model, info, trained = load_segmenter(Path(config.model))
     photos, missing = list_photos(config.images, config.list)
-    folder, failures = open_folder(config, "predict", info.classes)
-    for name, reason in missing:
-        failures.add(name, reason)
+    folder = MaskFolder(config, "predict", info.classes)
+    skip(folder.failures, missing)
     model.to(runtime.device).eval()
-    todo = [photo for photo in photos if not output_path(folder, photo.name, ".png").exists()]
+    todo = [photo for photo in photos if not folder.has(photo.name)]
     with meter("predict", len(photos), len(photos) - len(todo)) as gauge:
         for photo in todo:
             try:
-                pixels = read_photo(photo.path, trained.max_side)
-                scores = photo_scores(model, runtime, pixels, config.scales, config.flip)
-                mask = argmax_at_size(scores.cpu().numpy(), photo_size(photo.path))
-                write_mask(output_path(folder, photo.name, ".png"), mask)
+                path = folder.mask_path(photo.name)
+                if path.exists():  # what lacks is its overlay
+                    mask = read_mask(path)
+                else:
+                    pixels = read_photo(photo.path, trained.max_side)
+                    scores = photo_scores(model, runtime, pixels, config.scales, config.flip)
+                    mask = argmax_at_size(scores.cpu().numpy(), photo_size(photo.path))
+                item = folder.write(photo, mask)
             except PhotoError as error:
-                failures.add(photo.name, error)
+                skip(folder.failures, [(photo.name, error)])
+            else:
+                done(item)
             gauge.advance()
-    say(f"{len(photos) - len(failures)} masks in {folder}")
-    return Result(skipped=len(failures))
+    skipped = len(folder.failures)
+    say(f"{len(photos) + len(missing) - skipped} masks in {folder.path}")
+    return Result(skipped=skipped)

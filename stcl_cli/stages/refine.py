@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,68 +14,64 @@ from torch.utils.data import DataLoader, Dataset
 from stcl_cli.cams import between_is_ignored, with_background
 from stcl_cli.config import RefineConfig
 from stcl_cli.console import meter, say
+from stcl_cli.data.outputs import match_outputs
 from stcl_cli.data.photos import Photo, list_photos, read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.cams import CamFile, read_cam
 from stcl_cli.formats.classes import find_classes
-from stcl_cli.formats.files import output_path, shown
-from stcl_cli.formats.masks import write_mask
+from stcl_cli.formats.files import shown
+from stcl_cli.formats.masks import read_mask
 from stcl_cli.inference import argmax_at_size
 from stcl_cli.refine.crf import dense_crf
 from stcl_cli.refine.par import pixel_adaptive_refine
 from stcl_cli.refine.presets import CRF_PRESETS
 from stcl_cli.runtime import cores, pick_device
-from stcl_cli.stages.output import Result, open_folder
+from stcl_cli.stages.output import Done, MaskFolder, Result, nobody, skip
 
 CUDA_BATCH = 16  # photos refined together on a GPU; a core takes one at a time
 
 Job = tuple[Photo, Path]  # photo, its CAM file
+Outcome = tuple[Photo, dict[str, Any] | PhotoError]  # the item for Done, or why there is none
 
 
-def run(config: RefineConfig) -> Result:
+def run(config: RefineConfig, done: Done = nobody) -> Result:
     """Refine. Raises StclError."""
     device = pick_device(config.device)
     if len(config.background) > 2 or not all(0 <= score <= 1 for score in config.background):
         raise StclError("--background: give one score, or two (low and high), each between 0 and 1")
     cams = Path(config.cams)
     photos, skipped = list_photos(config.images)
-    jobs = [(photo, path) for photo in photos if (path := output_path(cams, photo.name, ".safetensors")).is_file()]
+    files = match_outputs(cams, ".safetensors", photos)
+    jobs = [(photo, files.by_photo[photo.name]) for photo in photos if photo.name in files.by_photo]
     if not jobs:
         raise StclError(f"{shown(cams)}: holds no CAM file for any photo in {config.images}; run stcl cam first")
-    orphans = _cams_without_photo(cams, jobs)
-    folder, failures = open_folder(config, "refine", find_classes(None, cams))
-    for name, reason in skipped + orphans:
-        failures.add(name, reason)
-    todo = [job for job in jobs if not output_path(folder, job[0].name, ".png").exists()]
+    skipped = skipped + files.orphans
+    folder = MaskFolder(config, "refine", find_classes(None, cams))
+    skip(folder.failures, skipped)
+    todo = [job for job in jobs if not folder.has(job[0].name)]
     on_cpu = device.type == "cpu"
     work = _Work(config, device, folder, todo, 1 if on_cpu else CUDA_BATCH)
     workers = min(config.workers or cores(), len(todo)) if on_cpu else 0
     with meter("refine", len(jobs), len(jobs) - len(todo)) as gauge:
         # A DataLoader gives what is wanted here: one process a core with one thread each, results in order, bounded.
-        for results in DataLoader(work, batch_size=None, num_workers=workers if workers > 1 else 0):
-            for name, reason in results:
-                if reason:
-                    failures.add(name, reason)
-            gauge.advance(len(results))
-    say(f"{len(jobs) - len(failures) + len(orphans)} masks in {folder}")
-    say(f"next: stcl segtrain {config.images} --masks {folder} -o SEG")
-    return Result(skipped=len(failures))
-
-
-def _cams_without_photo(cams: Path, jobs: Sequence[Job]) -> list[tuple[str, str]]:
-    known = {path for _, path in jobs}
-    return [
-        (path.relative_to(cams).with_suffix("").as_posix(), f"{shown(path)}: there is no photo of this name")
-        for path in sorted(cams.rglob("*.safetensors"))
-        if path not in known and not path.name.startswith(".")
-    ]
+        for outcomes in DataLoader(work, batch_size=None, num_workers=workers if workers > 1 else 0):
+            for photo, outcome in outcomes:
+                if isinstance(outcome, PhotoError):
+                    skip(folder.failures, [(photo.name, outcome)])
+                else:
+                    done(outcome)
+            gauge.advance(len(outcomes))
+    say(f"{len(jobs) + len(skipped) - len(folder.failures)} masks in {folder.path}")
+    images = "PHOTOS" if config.images == "-" else config.images
+    say(f"next: stcl segtrain {images} --masks {folder.path} -o SEG")
+    return Result(skipped=len(folder.failures))
 
 
 class _Work(Dataset):
-    """An item is a batch: read, refined and written; it comes back as (name, why it failed or '')."""
+    """An item is a batch: read, refined and written."""
 
     def __init__(
-        self, config: RefineConfig, device: torch.device, folder: Path, jobs: Sequence[Job], batch: int
+        self, config: RefineConfig, device: torch.device, folder: MaskFolder, jobs: Sequence[Job], batch: int
     ) -> None:
         self.config, self.device, self.folder = config, device, folder
         self.batches = [jobs[start : start + batch] for start in range(0, len(jobs), batch)]
@@ -82,23 +79,34 @@ class _Work(Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> list[tuple[str, str]]:
-        results, names, cams, photos = [], [], [], []
+    def __getitem__(self, index: int) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        masks: list[tuple[Photo, np.ndarray]] = []
+        todo: list[tuple[Photo, CamFile, np.ndarray]] = []
         for photo, path in self.batches[index]:
             try:
-                cam = read_cam(path)
-                pixels = read_photo(photo.path, self.config.max_side)
-                if abs(cam.size[0] * pixels.shape[1] / (cam.size[1] * pixels.shape[0]) - 1) > 0.05:
-                    raise PhotoError(f"{shown(path)}: is of a photo of another shape; run stcl cam again")
-                names.append(photo.name)
-                cams.append(cam)
-                photos.append(pixels)
-                results.append((photo.name, ""))
+                if self.folder.mask_path(photo.name).exists():  # what lacks is its overlay
+                    masks.append((photo, read_mask(self.folder.mask_path(photo.name))))
+                else:
+                    todo.append((photo, *self._read(photo, path)))
             except PhotoError as error:
-                results.append((photo.name, str(error)))
-        for name, mask in zip(names, refine_masks(cams, photos, self.config, self.device), strict=True):
-            write_mask(output_path(self.folder, name, ".png"), mask)
-        return results
+                outcomes.append((photo, error))
+        cams, pixels = [cam for _, cam, _ in todo], [pixels for _, _, pixels in todo]
+        refined = refine_masks(cams, pixels, self.config, self.device)
+        for photo, mask in [*masks, *((photo, mask) for (photo, *_), mask in zip(todo, refined, strict=True))]:
+            try:
+                outcomes.append((photo, self.folder.write(photo, mask)))
+            except PhotoError as error:
+                outcomes.append((photo, error))
+        return outcomes
+
+    def _read(self, photo: Photo, path: Path) -> tuple[CamFile, np.ndarray]:
+        """The CAMs and the (reduced) photo. PhotoError if they do not go together."""
+        cam = read_cam(path)
+        pixels = read_photo(photo.path, self.config.max_side)
+        if abs(cam.size[0] * pixels.shape[1] / (cam.size[1] * pixels.shape[0]) - 1) > 0.05:
+            raise PhotoError(f"{shown(path)}: is of a photo of another shape; run stcl cam again")
+        return cam, pixels
 
 
 def refine_masks(

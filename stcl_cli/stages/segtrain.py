@@ -7,29 +7,30 @@ from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
-from stcl_models.stcl import resize
 from torch import Tensor, nn
 
 from stcl_cli.config import SegtrainConfig
 from stcl_cli.console import say
 from stcl_cli.data.loader import TrainingViews, training_batches
+from stcl_cli.data.outputs import match_outputs
 from stcl_cli.data.photos import list_photos
 from stcl_cli.engine import Run, fit
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import find_classes
-from stcl_cli.formats.files import output_path
 from stcl_cli.formats.masks import IGNORE
 from stcl_cli.networks import build_segmenter, default_encoder, parameter_groups
 from stcl_cli.runtime import Runtime, make_runtime, seed_everything
 from stcl_cli.stages.output import Result, open_folder
 from stcl_cli.validation import segmentation_validation
+from stcl_models.stcl import resize
 
 
 def run(config: SegtrainConfig) -> Result:
     """Train, or go on training. Raises StclError."""
     runtime = make_runtime(config.device, config.amp)
     photos, missing = list_photos(config.images, config.list)
-    with_mask = [photo for photo in photos if output_path(config.masks, photo.name, ".png").is_file()]
+    masks = match_outputs(config.masks, ".png", photos).by_photo
+    with_mask = [photo for photo in photos if photo.name in masks]
     if not with_mask:
         raise StclError(
             f"{config.masks}: holds no mask for any photo in {config.images}; a mask is named like its photo"
@@ -50,7 +51,7 @@ def run(config: SegtrainConfig) -> Result:
         with_mask,
         config,
         model.mean,
-        masks=[output_path(config.masks, photo.name, ".png") for photo in with_mask],
+        masks=[masks[photo.name] for photo in with_mask],
         classes=len(classes),
     )
     say(f"{len(with_mask)} photos, {len(classes)} classes, {config.arch} with {config.encoder} on {runtime.device}")

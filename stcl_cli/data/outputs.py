@@ -1,0 +1,44 @@
+"""Which photo a file of an earlier stage belongs to."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Collection, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+from stcl_cli.data.photos import Photo
+from stcl_cli.formats.files import shown
+
+
+class Outputs(NamedTuple):
+    """{photo name: its file}, and (name, reason) of files without a photo."""
+
+    by_photo: dict[str, Path]
+    orphans: list[tuple[str, str]]
+
+
+def match_outputs(folder: str | os.PathLike[str], suffix: str, photos: Sequence[Photo]) -> Outputs:
+    """Bring photos and the files in `folder` that are called after them together: their names are the same.
+
+    Where none is, all files may lie in a folder too many: `find photos | stcl cam -` writes CAMS/photos/a.safetensors,
+    and that is found for a.jpg in the folder photos. Hidden files do not count.
+    """
+    folder = Path(folder)
+    paths = [path for path in sorted(folder.rglob(f"*{suffix}")) if not path.name.startswith(".")]
+    files = {path.relative_to(folder).as_posix()[: -len(suffix)]: path for path in paths}
+    names = {photo.name for photo in photos}
+    lead = _lead(files, names)
+    by_photo = {name[len(lead) :]: path for name, path in files.items() if name[len(lead) :] in names}
+    used = set(by_photo.values())
+    reason = "there is no photo of this name"
+    return Outputs(by_photo, [(name, f"{shown(path)}: {reason}") for name, path in files.items() if path not in used])
+
+
+def _lead(files: Collection[str], names: set[str]) -> str:
+    """The shortest lead, 'photos/' or '', common to all files, behind which one of them has the name of a photo."""
+    common = posixpath.commonpath([posixpath.dirname(name) for name in files]) if files else ""
+    leads = accumulate(f"{part}/" for part in common.split("/") if part)
+    return next((lead for lead in ("", *leads) if any(name[len(lead) :] in names for name in files)), "")

@@ -1,0 +1,106 @@
+"""`stcl export`: masks -> the formats of other tools."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+
+from stcl_cli.config import ExportConfig
+from stcl_cli.console import meter, say
+from stcl_cli.data.outputs import match_outputs
+from stcl_cli.data.photos import Photo, list_photos, photo_size
+from stcl_cli.errors import PhotoError, StclError
+from stcl_cli.export.coco import CocoWriter
+from stcl_cli.export.cvat import CvatWriter
+from stcl_cli.export.npy import NpyWriter
+from stcl_cli.export.voc import VocWriter
+from stcl_cli.export.writer import Item, Writer
+from stcl_cli.export.yolo import SemanticWriter, YoloWriter
+from stcl_cli.formats.classes import find_classes
+from stcl_cli.formats.files import shown
+from stcl_cli.formats.masks import IGNORE, read_mask
+from stcl_cli.stages.output import Done, Result, nobody, open_folder, skip
+
+WRITERS: dict[str, type[Writer]] = {
+    "coco": CocoWriter,
+    "yolo": YoloWriter,
+    "ultralytics-semantic": SemanticWriter,
+    "cvat": CvatWriter,
+    "voc": VocWriter,
+    "npy": NpyWriter,
+}
+
+Job = tuple[str, Path, Photo | None]  # name, mask, photo
+
+
+def run(config: ExportConfig, done: Done = nobody) -> Result:
+    """Export. Raises StclError."""
+    jobs, skipped = _jobs(config)
+    classes = find_classes(config.classes, Path(config.masks))
+    folder, failures = open_folder(config, "export", classes)
+    skip(failures, skipped)
+    written: list[str] = []
+    ignored = pixels = 0
+    with WRITERS[config.to](folder, classes) as writer:
+        todo = [job for job in jobs if writer.file or not writer.target(job[0]).exists()]
+        with meter("export", len(jobs), len(jobs) - len(todo)) as gauge:
+            for name, path, photo in todo:
+                try:
+                    mask_HW = checked_mask(name, path, photo, len(classes))
+                    writer.write(Item(name, mask_HW, photo))
+                except PhotoError as error:
+                    skip(failures, [(name, error)])
+                else:
+                    written.append(name)
+                    ignored, pixels = ignored + int((mask_HW == IGNORE).sum()), pixels + mask_HW.size
+                    if not writer.file:
+                        done({"image": name, "output": writer.target(name)})
+                gauge.advance()
+        names = sorted({job[0] for job in jobs} - {job[0] for job in todo} | set(written))
+        if not names:
+            raise StclError(f"{shown(config.masks)}: none of its masks could be exported; see {failures.path}")
+        writer.finish(names)
+    if writer.file:
+        done({"images": len(names), "output": writer.file})
+    if ignored and not writer.keeps_ignored:
+        say(f"{ignored / pixels:.1%} of the pixels are 255 (ignored), which {config.to} cannot say: they are left out")
+    say(f"{len(names)} masks as {config.to} in {shown(writer.file or folder)}")
+    return Result(skipped=len(failures))
+
+
+def _jobs(config: ExportConfig) -> tuple[list[Job], list[tuple[str, str]]]:
+    """What to export, and (name, reason) of what cannot be. StclError if there is nothing."""
+    if next(Path(config.masks).rglob("*.png"), None) is None:
+        raise StclError(f"{shown(config.masks)}: holds no mask; give the folder of stcl refine or stcl predict")
+    if config.images is None:
+        masks, skipped = list_photos(config.masks)
+        return [(mask.name, mask.path, None) for mask in masks], skipped
+    photos, skipped = list_photos(config.images)
+    masks = match_outputs(config.masks, ".png", photos)
+    jobs = [(photo.name, masks.by_photo[photo.name], photo) for photo in photos if photo.name in masks.by_photo]
+    if not jobs:
+        raise StclError(f"{shown(config.masks)}: holds no mask for any photo in {shown(config.images)}")
+    if len(jobs) < len(photos):
+        say(f"{len(photos) - len(jobs)} photos have no mask in {shown(config.masks)} and are left out")
+    return jobs, skipped + masks.orphans
+
+
+def checked_mask(name: str, path: Path, photo: Photo | None, classes: int) -> np.ndarray:
+    """The mask (H, W) if other tools can use it.
+
+    Raises:
+        PhotoError: unreadable, of another size than its photo, with a value that has no class, or called something that
+            the text files of other tools cannot hold.
+    """
+    if any(unicodedata.category(char) in ("Cc", "Cs") for char in name):
+        raise PhotoError(f"{shown(path)}: its name has a control character or is no Unicode; give it another")
+    mask_HW = read_mask(path)
+    highest = int(mask_HW[mask_HW != IGNORE].max(initial=0))
+    if highest > classes:
+        raise PhotoError(f"{shown(path)}: holds class {highest}, but {classes} are known; name them all with --classes")
+    if photo is not None and (size := photo_size(photo.path)) != mask_HW.shape:
+        sizes = f"{mask_HW.shape[1]} x {mask_HW.shape[0]}, its photo {size[1]} x {size[0]}"
+        raise PhotoError(f"{shown(path)}: the mask is {sizes}; make the mask again")
+    return mask_HW

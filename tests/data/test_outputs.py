@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from stcl_cli.data.outputs import match_outputs
+from stcl_cli.data.photos import Photo
+
+
+@pytest.fixture
+def match(tmp_path):
+    def run(files, photos):
+        for file in files:
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).touch()
+        found = match_outputs(tmp_path, ".png", [Photo(name, Path(f"{name}.jpg")) for name in photos])
+        by_photo = {name: path.relative_to(tmp_path).as_posix() for name, path in found.by_photo.items()}
+        return by_photo, [name for name, _ in found.orphans]
+
+    return run
+
+
+def test_by_name(match):
+    files = ["a.png", "sub dir/bär.v1.png", "sub dir/a.png", ".stcl-1.png", "a.txt"]
+    assert match(files, ["a", "sub dir/bär.v1", "b"]) == (
+        {"a": "a.png", "sub dir/bär.v1": "sub dir/bär.v1.png"},
+        ["sub dir/a"],
+    )
+
+
+def test_names_from_find_lie_in_a_folder_too_many(match):
+    files = ["data/photos/x/a.png", "data/photos/x/b.png"]
+    assert match(files, ["x/a", "y/b"]) == ({"x/a": "data/photos/x/a.png"}, ["data/photos/x/b"])
+
+
+def test_the_same_base_name_in_another_folder_is_another_photo(match):
+    assert match(["left/0001.png", "right/0002.png"], ["right/0001", "0002"]) == ({}, ["left/0001", "right/0002"])
+
+
+def test_an_exact_name_rules_out_a_lead(match):
+    assert match(["x/x/a.png", "x/b.png"], ["x/b", "a", "x/a"]) == ({"x/b": "x/b.png"}, ["x/x/a"])
+
+
+def test_nothing(match):
+    assert match([], ["a"]) == ({}, [])
+
+
+def test_an_orphan_is_named_with_its_path(tmp_path):
+    (tmp_path / "a.png").touch()
+    ((_, reason),) = match_outputs(tmp_path, ".png", []).orphans
+    assert reason == f"{tmp_path / 'a.png'}: there is no photo of this name"
