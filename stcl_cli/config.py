@@ -15,6 +15,23 @@ POSITIVE = {"min": 0, "min_open": True}
 SHARE = {"min": 0, "max": 1}
 
 
+LABEL_FORMATS = (
+    "auto",
+    "coco",
+    "csv",
+    "cvat",
+    "folders",
+    "json",
+    "label-studio",
+    "labelme",
+    "lists",
+    "masks",
+    "npy",
+    "voc",
+    "yolo",
+)
+
+
 def option(default: Any = MISSING, help: str = "", **cli: Any) -> Any:
     """A dataclass field with what the command line needs to know of it (`cli`: see cli.options_of)."""
     return field(default=default, metadata={"help": help, **cli})
@@ -32,6 +49,10 @@ def output_option(help: str) -> Any:
 
 def list_option() -> Any:
     return option(None, "Keep only the photos named in FILE (one a line, suffix optional).", path=True, metavar="FILE")
+
+
+def labels_format_option() -> Any:
+    return option("auto", "What --labels is; auto looks at its content. See docs/labels.md.", choices=LABEL_FORMATS)
 
 
 def max_side_option() -> Any:
@@ -90,8 +111,10 @@ class TrainConfig(Training):
 
     images: str = images_argument()
     labels: str = option(
-        help="CSV (image,labels with ; between labels, or one-hot columns) or one folder a class.", path=True
+        help="Image-level labels: CSV, JSON, COCO, VOC, YOLO, CVAT, ... or a folder a class. See docs/labels.md.",
+        path=True,
     )
+    labels_format: str = labels_format_option()
     output: str = output_option("Run folder to write.")
     classes: str | None = option(
         None,
@@ -147,6 +170,7 @@ class CamConfig(Compute):
     labels: str | None = option(
         None, "Image-level labels, as for train. [default: the labels the classifier predicts]", path=True
     )
+    labels_format: str = labels_format_option()
     list: str | None = list_option()
     scales: tuple[float, ...] = option(
         (1.0, 0.5, 1.5), "Scales to sum over, each with its mirror image.", multiple=True, range=POSITIVE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from stcl_cli.data.photos import Photo
 
+_UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 
 
@@ -30,7 +32,8 @@ def match_names(names: Iterable[str], photos: Sequence[Photo]) -> dict[str, Phot
     """The photo that each name means; names that mean none, or no single one, are left out.
 
     Tried in turn: the exact name; the same in another Unicode form or with backslashes; with or without a suffix;
-    a path of this machine; last, a base name that only one photo and only one of the names still open have.
+    a path of this machine; a base name that only one photo and only one of the names still open have; last, the same
+    without the eight digits that Label Studio puts before a name ('3f2a1b8c-photo.jpg').
     """
     ways = (
         (lambda photo: (photo.name, with_suffix(photo)), str),
@@ -46,13 +49,15 @@ def match_names(names: Iterable[str], photos: Sequence[Photo]) -> dict[str, Phot
             found.update((name, table[key]) for name in missing if (key := key_of(name)) in table)
             missing = [name for name in missing if name not in found]
 
-    taken = {photo.name for photo in found.values()}
     table = _unambiguous((_base(with_suffix(photo)), photo) for photo in photos) if missing else {}
-    bases = Counter(map(_base, missing))
-    for name in missing:
-        photo = table.get(_base(name))
-        if photo and photo.name not in taken and bases[_base(name)] == 1:
-            found[name] = photo
+    for base_of in (_base, lambda name: _UPLOADED.sub("", _base(name))):
+        taken = {photo.name for photo in found.values()}
+        bases = Counter(map(base_of, missing))
+        for name in missing:
+            photo = table.get(base_of(name))
+            if photo and photo.name not in taken and bases[base_of(name)] == 1:
+                found[name] = photo
+        missing = [name for name in missing if name not in found]
     return found
 
 

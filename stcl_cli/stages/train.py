@@ -63,7 +63,7 @@ def run(config: TrainConfig) -> Result:
 def labelled_photos(config: TrainConfig) -> tuple[list[tuple[Photo, tuple[int, ...]]], Labels, list[tuple[str, str]]]:
     """Photos with their classes, the labels, and what has to be skipped, each with the reason."""
     classes = read_classes(Path(config.classes)) if config.classes else None
-    labels = read_labels(Path(config.labels), classes)
+    labels = read_labels(config.labels, classes, config.labels_format)
     photos, missing = list_photos(config.images, config.list)
     matched, unlabelled, unknown = match_labels(photos, labels)
     skipped = missing + [(photo.name, f"no label in {config.labels}") for photo in unlabelled]

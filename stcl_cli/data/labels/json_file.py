@@ -1,0 +1,103 @@
+"""JSON: {photo: classes}, a list of objects, JSON lines; and what kind of JSON a file is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stcl_cli.data.labels.rows import IMAGE_KEYS, LABEL_KEYS, Row, Table, class_names, is_flags
+from stcl_cli.errors import StclError
+from stcl_cli.formats.classes import clean_name
+from stcl_cli.formats.files import read_text, shown
+
+
+def load(path: Path) -> Any:
+    """The value in a file of JSON, or the list of the values in one of JSON lines.
+
+    Raises:
+        StclError: unreadable, neither of the two, or an object with the same key twice.
+    """
+    file, text = shown(path), read_text(path)
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            keys = [key for key, _ in pairs]
+            double = next(key for key in keys if keys.count(key) > 1)
+            raise StclError(f"{file}: an object has the key '{shown(double)}' twice; put the two together")
+        if "image_id" in value and "category_id" in value:  # of COCO's annotations outlines are nine tenths
+            return {"image_id": value["image_id"], "category_id": value["category_id"]}
+        return value
+
+    decoder = json.JSONDecoder(object_pairs_hook=unique)
+    try:
+        return decoder.decode(text)
+    except (ValueError, RecursionError) as error:
+        whole = error
+    values = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                values.append(decoder.decode(line))
+            except (ValueError, RecursionError) as error:
+                if values:
+                    raise StclError(f"{file} line {number}: is not JSON ({error}); correct it") from error
+                raise StclError(f"{file}: is not JSON ({whole}); correct it or write it anew") from error
+    return values
+
+
+def kind_of(value: Any) -> str:
+    """'coco', 'label-studio' or plain 'json'."""
+    if isinstance(value, dict) and isinstance(value.get("images"), list) and {"annotations", "categories"} & set(value):
+        return "coco"
+    if isinstance(value, list) and value and isinstance(value[0], dict) and isinstance(value[0].get("data"), dict):
+        return "label-studio"
+    return "json"
+
+
+def read(value: Any, file: str) -> Table:
+    """{photo: classes}, or objects with a photo and its classes or a key of 0 or 1 for each class.
+
+    Raises:
+        StclError: another layout; names file and key or item.
+    """
+    if isinstance(value, dict) and not _is_object(value):
+        return Table([Row(o := f"{file} key '{shown(key)}'", key, class_names(v, o)) for key, v in value.items()])
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        raise StclError(f'{file}: holds neither an object nor a list; write {{"image": ["class", ...], ...}}')
+    rows: list[Row] = []
+    columns: dict[str, None] | None = {}
+    for number, item in enumerate(value, 1):
+        origin = f"{file} item {number}"
+        if not isinstance(item, dict):
+            raise StclError(f'{origin}: is no object; write {{"image": "a.jpg", "labels": ["class", ...]}}')
+        name = image_of(item, origin)
+        rest = {key: v for key, v in item.items() if key.casefold() not in IMAGE_KEYS}
+        label = next((key for key in rest if key.casefold() in LABEL_KEYS), None)
+        if label is not None:
+            rows.append(Row(origin, name, class_names(rest[label], origin)))
+            columns = None
+        elif rest and is_flags(rest.values()):
+            rows.append(Row(origin, name, class_names(rest, origin)))
+            if columns is not None:
+                columns.update(dict.fromkeys(map(clean_name, rest)))
+        else:
+            raise StclError(f'{origin}: has no key "labels"; name the key with its classes so')
+    return Table(rows, list(columns) if columns else None)
+
+
+def image_of(item: dict[str, Any], origin: str) -> str:
+    """The photo's name under one of the keys that people give it."""
+    for key, value in item.items():
+        if key.casefold() in IMAGE_KEYS and isinstance(value, str | int):
+            return str(value)
+    raise StclError(f'{origin}: has no key "image"; name the key with its photo so')
+
+
+def _is_object(value: dict[str, Any]) -> bool:
+    """Whether a dictionary is one object of JSON lines, not a table of photos: a single line may be either."""
+    keys = [key.casefold() for key in value]
+    return not IMAGE_KEYS.isdisjoint(keys) and not LABEL_KEYS.isdisjoint(keys)
