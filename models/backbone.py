@@ -8,13 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import stcl_models.tiny  # noqa: F401  (makes timm know stcl_tiny)
 import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+
+import stcl_models.tiny  # noqa: F401  (makes timm know stcl_tiny)
 
 HEADS = ("head.", "head_dist.", "fc_norm.", "fc.", "classifier.")  # left out when weights are loaded
 
@@ -67,7 +68,7 @@ class Backbone(nn.Module):
             raise BackboneError(f"aux_layer {aux_layer} is outside the {depth} blocks of {name}: give -{depth} to -1")
         self.aux_index = depth + aux_layer
         self.width: int = self.vit.embed_dim
-        self.patch_size: int = self.vit.patch_embed.patch_size[0]
+        self.patch_size: int = self.vit.patch_embed.feat_ratio()
         config = self.vit.pretrained_cfg
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1) * 255, persistent=False)
@@ -86,7 +87,7 @@ class Backbone(nn.Module):
         prefix = self.vit.num_prefix_tokens
         patch = last[:, prefix:]
         # A ViT without a class token stands in with the mean of its patch tokens.
-        class_token = last[:, 0] if prefix else patch.mean(1)
+        class_token = last[:, 0] if self.vit.has_class_token else patch.mean(1)
         return Tokens(patch, aux, class_token, grid)
 
 
@@ -96,8 +97,8 @@ def load_backbone_weights(vit: nn.Module, name: str, path: Path) -> None:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise BackboneError(f"{path}: not a readable safetensors file ({first_line(error)})") from error
-    state = {k: v for k, v in state.items() if not k.startswith(HEADS)}
     own = vit.state_dict()
+    state = {k: v for k, v in state.items() if k in own or not k.startswith(HEADS)}
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     unlike = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
     if missing or extra or unlike:
@@ -105,7 +106,7 @@ def load_backbone_weights(vit: nn.Module, name: str, path: Path) -> None:
             f"lacks {missing[0]}" if missing else f"has {extra[0]}" if extra else f"has another shape of {min(unlike)}"
         )
         raise BackboneError(
-            f"{path}: these are not weights of {name} (the file {what}); name their model with --backbone"
+            f"{path}: these are not weights of {name} (the file {what}); name their model with --backbone or --encoder"
         )
     vit.load_state_dict(state)
 

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 
 class ProjectionHead(nn.Module):
-    """MLP, L2 normalisation, weight-normed linear layer (DINO, Caron et al. 2021, as ToCo uses it): (..., D) -> (..., out)."""
+    """MLP, L2 normalisation, weight-normed linear layer: (..., D) -> (..., out).
+
+    DINO's head (Caron et al. 2021), as ToCo uses it.
+    """
 
     def __init__(self, width: int, out: int = 1024, hidden: int = 2048, bottleneck: int = 256) -> None:
         super().__init__()
@@ -47,7 +50,7 @@ class TeacherHead(nn.Module):
 
 
 class LargeFov(nn.Module):
-    """Decoder of DeepLab-LargeFOV (Chen et al. 2015) as ToCo uses it: two dilated 3x3 layers. (B,D,h,w) -> (B,out,h,w)."""
+    """Decoder of DeepLab-LargeFOV (Chen et al. 2015), two dilated 3x3 layers, as in ToCo: (B,D,h,w) -> (B,out,h,w)."""
 
     def __init__(self, width: int, out: int, hidden: int = 512, dilation: int = 5) -> None:
         super().__init__()

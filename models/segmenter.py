@@ -10,10 +10,11 @@ from pathlib import Path
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from torch import Tensor, nn
+
 from stcl_models.backbone import Backbone, BackboneError, first_line, load_backbone_weights
 from stcl_models.heads import LargeFov
 from stcl_models.stcl import to_map
-from torch import Tensor, nn
 
 
 class VitSegmenter(nn.Module):
@@ -47,14 +48,20 @@ class SmpSegmenter(nn.Module):
         self, arch: str, encoder: str, classes: int, *, pretrained: bool = False, weights: Path | None = None
     ) -> None:
         super().__init__()
+        local = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
         try:
+            if weights is not None:  # timm's loading of a part of a network, below, lets files of other networks pass
+                load_backbone_weights(timm.create_model(encoder, num_classes=0), encoder, weights)
             self.net = smp.create_model(
                 arch,
                 encoder_name=f"tu-{encoder}",
-                encoder_weights="imagenet" if pretrained and weights is None else None,
+                encoder_weights=True if pretrained or local else None,
                 classes=classes + 1,
+                **local,
             )
             config = timm.models.get_pretrained_cfg(encoder)
+        except BackboneError:
+            raise
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise BackboneError(
                 f"{arch} cannot be made with the timm encoder {encoder!r}: {first_line(error)}"
@@ -64,11 +71,12 @@ class SmpSegmenter(nn.Module):
                 f"the pretrained weights of {encoder} could not be downloaded ({first_line(error)}); "
                 "give a local file with --weights, or --no-pretrained"
             ) from error
-        self.encoder = self.net.encoder
-        if weights is not None:
-            load_backbone_weights(self.encoder.model, encoder, weights)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1) * 255, persistent=False)
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.net.encoder
 
     def normalise(self, photos_B3HW: Tensor) -> Tensor:
         """uint8 RGB -> what the encoder was trained on."""

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from stcl_models.backbone import Backbone, Tokens
 from stcl_models.heads import LargeFov, ProjectionHead, TeacherHead
-from torch import Tensor, nn
 
 
 class CamPass(NamedTuple):
@@ -24,16 +25,19 @@ class CamPass(NamedTuple):
 
 
 class Stcl(nn.Module):
-    """Classification from patch tokens by global max pooling and a bias-free linear layer (ToCo, Ru et al. 2023, sec. 3.1).
+    """Classification from patch tokens by global max pooling and a bias-free linear layer (ToCo, Ru et al. 2023, 3.1).
 
     `classifier` reads the last block and `classifier_aux` the auxiliary one; the same weights applied to every patch
     token give the class activation maps. `student` and `teacher` project class tokens for class token contrast,
     `decoder` is the segmentation branch (C + 1 scores, background first).
+
+    With `top_share` a class score is the mean of that share of the tokens, the ones that activate the class most, in
+    place of max pooling (ours): many tokens get a gradient, so a ViT learns from scratch.
     """
 
-    def __init__(self, backbone: Backbone, classes: int) -> None:
+    def __init__(self, backbone: Backbone, classes: int, top_share: float = 0.0) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.top_share = backbone, top_share
         self.classifier = nn.Linear(backbone.width, classes, bias=False)
         self.classifier_aux = nn.Linear(backbone.width, classes, bias=False)
         for layer in (self.classifier, self.classifier_aux):
@@ -44,7 +48,13 @@ class Stcl(nn.Module):
 
     def logits(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Class scores (B,C) of the last and of the auxiliary block."""
-        return self.classifier(tokens.patch_BND.amax(1)), self.classifier_aux(tokens.aux_BND.amax(1))
+        return self._pooled(self.classifier, tokens.patch_BND), self._pooled(self.classifier_aux, tokens.aux_BND)
+
+    def _pooled(self, classifier: nn.Linear, tokens_BND: Tensor) -> Tensor:
+        if not self.top_share:
+            return classifier(tokens_BND.amax(1))
+        count = max(1, round(self.top_share * tokens_BND.shape[1]))
+        return classifier(tokens_BND).topk(count, dim=1).values.mean(1)
 
     def activations(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Class activation maps before ReLU, (B,C,h,w) of the last and of the auxiliary block."""
@@ -63,7 +73,8 @@ class Stcl(nn.Module):
     ) -> CamPass:
         """Multi-scale CAMs with mirror images (ToCo): max over the mirror pair, ReLU, mean over scales, at `size`.
 
-        `plain` may hand over the tokens of a pass at scale 1 that was made anyway; then only its mirror image is computed.
+        `plain` may hand over the tokens of a pass at scale 1 that was made anyway; then only its mirror image is
+        computed.
         """
         cams, cams_aux, scores, class_tokens = [], [], [], []
         for scale in scales:

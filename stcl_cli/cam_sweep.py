@@ -13,7 +13,7 @@ STEPS = 100  # background scores 0.00, 0.01 ... 0.99
 
 
 class CamSweep:
-    """Counts pixels by (true class, strongest class, CAM value); each background score is then a sum over these counts."""
+    """Counts pixels by (true class, strongest class, CAM value); a background score is then a sum over these counts."""
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
@@ -34,7 +34,7 @@ class CamSweep:
         self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
 
     def confusion(self, step: int) -> np.ndarray:
-        """Confusion matrix (classes + 1, classes + 2) at background score step / 100: a CAM has to exceed it."""
+        """Confusion matrix (classes + 1, classes + 2) at background score step / 100: a CAM has to reach it."""
         matrix = np.zeros((self.classes + 1, self.classes + 2), np.int64)
         # A value in bin `step` lies in [step, step + 1) / 100: it counts as foreground.
         matrix[:, :-1] = self.counts[:, :, step:].sum(2)
@@ -42,7 +42,7 @@ class CamSweep:
         return matrix
 
     def best(self) -> tuple[float, float]:
-        """(highest mIoU, the background score that gives it)."""
+        """(highest mIoU, the background score that gives it); NaN without a single pixel of truth."""
         scores = [mean_iou(self.confusion(step)) for step in range(1, STEPS)]
-        step = int(np.nanargmax(scores))
+        step = int(np.argmax(scores))
         return float(scores[step]), (step + 1) / STEPS

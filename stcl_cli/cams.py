@@ -66,8 +66,8 @@ def local_crop_corners(
     """Where to cut local crops, in tokens: centred on uncertain or background tokens, half the mass on each.
 
     Returns the upper left token of each crop (B,L,2) and whether it is a positive (B,L): a crop in which under 0.2 of
-    the tokens are foreground or uncertain is a negative (ToCo sec. 3.3; half and half is ours: in most photos nearly all
-    tokens are background, and a loss without positives is none).
+    the tokens are foreground or uncertain is a negative (ToCo sec. 3.3; half and half is ours: in most photos nearly
+    all tokens are background, and a loss without positives is none).
     """
     size = labels_Bhw.shape[-2:]
     background = ((labels_Bhw == 0) & valid_Bhw).flatten(1).float()

@@ -103,6 +103,24 @@ class Training(Compute):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckConfig:
+    """`stcl check`: photos, labels and masks -> what is there and what is wrong with it."""
+
+    images: str = images_argument()
+    labels: str | None = option(None, "Image-level labels, as for train.", path=True)
+    labels_format: str = labels_format_option()
+    masks: str | None = option(None, "Folder of masks named like the photos.", path=True, metavar="DIR")
+    classes: str | None = option(
+        None,
+        "Text file, one class a line. [default: from the labels; classes.txt beside the masks]",
+        path=True,
+        metavar="FILE",
+    )
+    list: str | None = list_option()
+    json: bool = option(False, "Print all that was found as one JSON object.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Training):
     """`stcl train`: photos and image-level labels -> a run folder.
 
@@ -129,6 +147,12 @@ class TrainConfig(Training):
     )
     pretrained: bool = option(True, "Without --weights: timm's own pretrained weights (a download), or random ones.")
     aux_layer: int = option(-3, "Block whose tokens feed the auxiliary classifier, counted from the end.")
+    top_share: float = option(
+        0.0,
+        "0: class scores by global max pooling. Above: by the mean of this share of the tokens, those that activate a "
+        "class most; it learns faster from random weights.",
+        range=SHARE,
+    )
     # schedule
     iterations: int = option(20_000, "Optimiser steps. All phases are fractions of it.", range=COUNT)
     batch_size: int = option(4, "Photos a step.", range=COUNT)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stcl_cli.config import Training
+from stcl_cli.config import SegtrainConfig, TrainConfig
 from stcl_cli.console import meter
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checkpoints import CheckpointInfo, open_checkpoint, save_checkpoint
@@ -32,7 +32,7 @@ class Run:
 
     stage: str
     folder: Path
-    config: Training
+    config: TrainConfig | SegtrainConfig
     classes: tuple[str, ...]
     model: nn.Module
     groups: list[dict[str, Any]]  # AdamW parameter groups, each with its own peak lr
@@ -45,7 +45,7 @@ class Run:
 
 def learning_rate_factor(iteration: int, iterations: int, warmup: float) -> float:
     """Linear warm-up from 1e-6, then polynomial decay with power 0.9 (ToCo)."""
-    rise = max(1, round(warmup * iterations))
+    rise = round(warmup * iterations)
     if iteration < rise:
         return 1e-6 + (1 - 1e-6) * iteration / rise
     return (1 - iteration / iterations) ** 0.9
@@ -92,12 +92,14 @@ def fit(run: Run) -> dict[str, Any]:
             loss, parts = run.step(batch, iteration / config.iterations)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
             optimizer.step()
-            log.add({"loss": loss.detach(), **parts}, len(next(iter(batch.values()))))
+            log.add({"loss": loss, **parts, "grad_norm": norm}, len(next(iter(batch.values()))))
             done = iteration + 1
+            saving = done % config.save_every == 0 or done == config.iterations
             text = None
-            if done % config.log_every == 0 or done == config.iterations:
+            # Always before a checkpoint: it stops a run that is no longer finite, and a resumed run logs the same.
+            if saving or done % config.log_every == 0:
                 text = log.write(done, peaks[0] * factor)
             if run.validate and (done % validate_every == 0 or done == config.iterations):
                 measured = run.validate()
@@ -106,7 +108,7 @@ def fit(run: Run) -> dict[str, Any]:
                 if measured["miou"] > log.best_miou:
                     log.best_miou = measured["miou"]
                     save("best", done)
-            if done % config.save_every == 0 or done == config.iterations:
+            if saving:
                 save("last", done)
             gauge.advance(text=text)
     return measured
@@ -123,7 +125,7 @@ class _Log:
     def __init__(self, path: Path, first: int) -> None:
         self.path = path
         before = _drop_later_lines(path, first)
-        self.best_miou: float = max((r["val_miou"] for r in before if "val_miou" in r), default=-1.0)
+        self.best_miou: float = max((r["val_miou"] for r in before if r.get("val_miou") is not None), default=-1.0)
         self._start()
 
     def _start(self) -> None:
@@ -140,10 +142,11 @@ class _Log:
     def write(self, iteration: int, lr: float) -> str:
         means = {name: float(value) / self.counts[name] for name, value in self.sums.items()}
         rate = self.photos / (time.perf_counter() - self.since)
-        if not math.isfinite(means["loss"]):
+        if not all(map(math.isfinite, means.values())):
             bad = ", ".join(f"{k} {v:.3g}" for k, v in means.items())
             raise StclError(
-                f"the loss is no longer finite at iteration {iteration} ({bad}); the last checkpoint is kept; try a lower --lr"
+                f"the loss or its gradient is no longer finite at iteration {iteration} ({bad}); "
+                "the last checkpoint is kept; try a lower --lr"
             )
         rounded = {name: float(f"{value:.6g}") for name, value in means.items()}
         append_jsonl(self.path, {"iteration": iteration, "lr": lr, **rounded, "photos_per_second": round(rate, 2)})
@@ -152,7 +155,7 @@ class _Log:
 
     def write_measurement(self, iteration: int, measured: dict[str, Any]) -> None:
         append_jsonl(self.path, {"iteration": iteration, **{f"val_{k}": v for k, v in measured.items()}})
-        self.since = time.perf_counter()
+        self.photos, self.since = 0, time.perf_counter()  # the rate is that of training
 
 
 def _drop_later_lines(path: Path, first: int) -> list[dict[str, Any]]:

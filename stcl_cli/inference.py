@@ -1,14 +1,14 @@
-"""One photo through a network, at several scales with mirror images. Shared by the exports and by measuring in training."""
+"""One photo through a network, at several scales with mirror images: for the exports and for measuring in training."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 import torch
-from stcl_models.stcl import Stcl, rescale, resize
 from torch import Tensor, nn
 
 from stcl_cli.runtime import Runtime
+from stcl_models.stcl import Stcl, rescale, resize
 
 CAM_STRIDE = 4  # CAMs are kept at a quarter of the photo: a ViT's maps hold nothing finer
 
@@ -17,7 +17,10 @@ CAM_STRIDE = 4  # CAMs are kept at a quarter of the photo: a ViT's maps hold not
 def photo_cams(
     model: Stcl, runtime: Runtime, photo_HW3: np.ndarray, scales: tuple[float, ...]
 ) -> tuple[Tensor, Tensor]:
-    """uint8 RGB -> CAMs of all classes (C, ceil(H/4), ceil(W/4)), not normalised, and class probabilities (C), float32."""
+    """uint8 RGB -> CAMs of all classes (C, ceil(H/4), ceil(W/4)), not normalised, and class probabilities (C).
+
+    Both float32.
+    """
     images = model.backbone.normalise(_to_batch(photo_HW3, runtime))
     size = tuple(-(-side // CAM_STRIDE) for side in photo_HW3.shape[:2])
     with runtime.autocast():

@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from stcl_models.backbone import Backbone, BackboneError
-from stcl_models.segmenter import SmpSegmenter, VitSegmenter
-from stcl_models.stcl import Stcl
 from torch import nn
 
 from stcl_cli.config import SegtrainConfig, TrainConfig
 from stcl_cli.errors import StclError
-from stcl_cli.formats.checkpoints import CheckpointInfo, open_checkpoint
+from stcl_cli.formats.checkpoints import Checkpoint, CheckpointInfo, open_checkpoint
+from stcl_models.backbone import Backbone, BackboneError
+from stcl_models.segmenter import SmpSegmenter, VitSegmenter
+from stcl_models.stcl import Stcl
 
 AnyConfig = TypeVar("AnyConfig", TrainConfig, SegtrainConfig)
 
@@ -26,13 +26,13 @@ def build_stcl(config: TrainConfig, classes: int) -> Stcl:
         )
     except BackboneError as error:
         raise StclError(str(error)) from error
-    return Stcl(backbone, classes)
+    return Stcl(backbone, classes, config.top_share)
 
 
 def load_stcl(path: Path) -> tuple[Stcl, CheckpointInfo, TrainConfig]:
     """A trained network from a run folder or checkpoint."""
     checkpoint = open_checkpoint(path, "train")
-    config = TrainConfig(**checkpoint.info.config)
+    config = _config_of(checkpoint, TrainConfig)
     model = build_stcl(_untrained(config), len(checkpoint.info.classes))
     checkpoint.load_model(model)
     return model, checkpoint.info, config
@@ -47,8 +47,14 @@ def build_segmenter(config: SegtrainConfig, classes: int) -> VitSegmenter | SmpS
         if config.arch != "vit":
             return SmpSegmenter(config.arch, config.encoder, classes, pretrained=config.pretrained, weights=weights)
         if config.init:
-            return VitSegmenter(load_stcl(Path(config.init))[0].backbone, classes)
-        return VitSegmenter(Backbone(config.encoder, pretrained=config.pretrained, weights=weights), classes)
+            stcl, _, trained = load_stcl(Path(config.init))
+            if config.encoder != trained.backbone:
+                raise StclError(
+                    f"--encoder {config.encoder}: the backbone of {config.init} is {trained.backbone}; leave it out"
+                )
+            return VitSegmenter(stcl.backbone, classes)
+        backbone = Backbone(config.encoder, pretrained=config.pretrained, weights=weights, aux_layer=-1)
+        return VitSegmenter(backbone, classes)
     except BackboneError as error:
         raise StclError(str(error)) from error
 
@@ -56,7 +62,7 @@ def build_segmenter(config: SegtrainConfig, classes: int) -> VitSegmenter | SmpS
 def load_segmenter(path: Path) -> tuple[VitSegmenter | SmpSegmenter, CheckpointInfo, SegtrainConfig]:
     """A trained segmentation model from a run folder or checkpoint."""
     checkpoint = open_checkpoint(path, "segtrain")
-    config = SegtrainConfig(**checkpoint.info.config)
+    config = _config_of(checkpoint, SegtrainConfig)
     model = build_segmenter(_untrained(config), len(checkpoint.info.classes))
     checkpoint.load_model(model)
     return model, checkpoint.info, config
@@ -74,6 +80,15 @@ def parameter_groups(backbone: nn.Module, model: nn.Module, lr: float) -> list[d
     own = {id(p) for p in backbone.parameters()}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
     return [{"params": list(backbone.parameters()), "lr": lr}, {"params": rest, "lr": 10 * lr}]
+
+
+def _config_of(checkpoint: Checkpoint, config_class: type[AnyConfig]) -> AnyConfig:
+    try:
+        return config_class(**checkpoint.info.config)
+    except TypeError as error:
+        raise StclError(
+            f"{checkpoint.path}: was written by another version of stcl ({error}); install that one"
+        ) from error
 
 
 def _untrained(config: AnyConfig) -> AnyConfig:

@@ -56,7 +56,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def seed_everything(*numbers: int) -> None:
-    """Seed every random generator from a few numbers; (seed, iteration) makes each training step repeatable on its own."""
+    """Seed every random generator from a few numbers; (seed, iteration) makes a training step repeatable on its own."""
     state = np.random.SeedSequence(numbers).generate_state(2, np.uint64)
     torch.manual_seed(int(state[0] >> 1))
     np.random.seed(int(state[1] % 2**32))

@@ -13,7 +13,6 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-
 from stcl_cli.cams import normalise_cams
 from stcl_cli.config import RefineConfig
 from stcl_cli.data.labels import match_labels, read_labels

@@ -1,7 +1,7 @@
 """Endless, repeatable batches of training views.
 
-Every draw of the run has a number; photo, order and augmentation follow from (seed, draw). So batches do not depend on the
-number of worker processes, and a resumed run goes on exactly where it stopped.
+Every draw of the run has a number; photo, order and augmentation follow from (seed, draw). So batches do not depend on
+the number of worker processes, and a resumed run goes on exactly where it stopped.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stcl_cli.config import SegtrainConfig, TrainConfig
-from stcl_cli.data.photos import Photo, photo_size, read_photo
+from stcl_cli.data.photo_masks import read_photo_mask
+from stcl_cli.data.photos import Photo, read_photo
 from stcl_cli.data.transforms import random_view
 from stcl_cli.errors import PhotoError, StclError
-from stcl_cli.formats.masks import IGNORE, read_mask
 from stcl_cli.runtime import cores
 
 
@@ -43,7 +43,7 @@ class TrainingViews(Dataset):
         self.padding_rgb = tuple(mean_rgb.flatten().round().int().tolist())  # 0 after normalisation
 
     def __getitem__(self, ticket: tuple[int, int]) -> dict[str, Any]:
-        """photo uint8 3HW, box, and labels (C) or mask (HW). An unusable photo is stood in for by the next usable one."""
+        """photo uint8 3HW, box, and labels (C) or mask (HW); the next usable photo stands in for an unusable one."""
         index, draw = ticket
         failures = []
         for step in range(len(self.photos)):
@@ -72,22 +72,6 @@ class TrainingViews(Dataset):
         return item
 
 
-def read_photo_mask(path: Path, photo: Photo, size: tuple[int, int], classes: int) -> np.ndarray:
-    """A mask at the size its (reduced) photo was read at. PhotoError if it does not fit its photo or the classes."""
-    mask = read_mask(path)
-    full = photo_size(photo.path)
-    if mask.shape != full:
-        raise PhotoError(
-            f"{path}: the mask is {mask.shape[1]} x {mask.shape[0]}, its photo {full[1]} x {full[0]}; make the mask again"
-        )
-    highest = int(mask[mask != IGNORE].max(initial=0))
-    if highest > classes:
-        raise PhotoError(
-            f"{path}: holds class {highest}, but there are {classes} classes; name them all with --classes"
-        )
-    return mask if mask.shape == size else cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
-
-
 class EndlessOrder(Sampler):
     """(photo index, draw number) from draw `start` on: a new permutation an epoch, from (seed, epoch)."""
 
@@ -109,7 +93,10 @@ class EndlessOrder(Sampler):
 def training_batches(
     views: TrainingViews, config: TrainConfig | SegtrainConfig, device: torch.device
 ) -> Callable[[int, int], DataLoader]:
-    """(first, last iteration) -> their batches. Beside a GPU up to 8 processes read; on the CPU the network needs every core."""
+    """(first, last iteration) -> their batches.
+
+    Beside a GPU up to 8 processes read; on the CPU the network needs every core.
+    """
     workers = config.workers
     if workers is None:
         workers = min(8, cores()) if device.type == "cuda" else 0
@@ -121,10 +108,16 @@ def training_batches(
             sampler=EndlessOrder(len(views.photos), views.seed, first * config.batch_size, last * config.batch_size),
             num_workers=workers,
             collate_fn=_collate,
+            worker_init_fn=_one_thread,
             pin_memory=device.type == "cuda",
         )
 
     return batches
+
+
+def _one_thread(worker: int) -> None:
+    """As PyTorch does for itself: OpenCV's threads would contend for the cores, and may hang in a forked process."""
+    cv2.setNumThreads(0)
 
 
 def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def random_view(
     mask = None
     if mask_HW is not None:
         mask = np.full((crop_size, crop_size), IGNORE, np.uint8)
-        mask[rows, columns] = cv2.resize(mask_HW[window], target, interpolation=cv2.INTER_NEAREST)
+        mask[rows, columns] = cv2.resize(mask_HW[window], target, interpolation=cv2.INTER_NEAREST_EXACT)
     if mirror:
         view = view[:, ::-1]
         mask = None if mask is None else mask[:, ::-1]

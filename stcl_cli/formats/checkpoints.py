@@ -6,6 +6,7 @@ Tensors are named `model.NAME` and `optimizer.PARAMETER.STATE`; the metadata is 
 from __future__ import annotations
 
 import json
+import textwrap
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class Checkpoint:
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
-            reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            reason = textwrap.shorten(str(error).partition("\n")[2] or str(error), 160)  # it may name every parameter
             raise StclError(
                 f"{self.path}: the weights do not fit the network its config describes ({reason})"
             ) from error
@@ -101,14 +102,13 @@ def open_checkpoint(path: Path, stage: str) -> Checkpoint:
         with safe_open(path, "pt") as file:
             meta = json.loads((file.metadata() or {})["stcl"])
             names = list(file.keys())
-        version = meta.pop("format")
+        if (version := meta.pop("format")) != FORMAT:
+            raise StclError(
+                f"{path}: checkpoint format {version}, this stcl reads {FORMAT}; install the stcl that wrote it"
+            )
         info = CheckpointInfo(**meta | {"classes": tuple(meta["classes"])})
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise StclError(f"{path}: not a checkpoint of stcl, or cut short; copy or train it again") from error
-    if version != FORMAT:
-        raise StclError(
-            f"{path}: checkpoint format {version}, this stcl reads {FORMAT}; install the stcl that wrote it"
-        )
     if info.stage != stage:
         raise StclError(f"{path}: a checkpoint of `stcl {info.stage}`, but one of `stcl {stage}` is needed")
     return Checkpoint(path, info, names)

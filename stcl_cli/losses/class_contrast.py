@@ -9,8 +9,8 @@ from torch import Tensor
 def class_contrast(teacher_BGE: Tensor, student_BLE: Tensor, positive_BL: Tensor, temperature: float) -> Tensor:
     """InfoNCE of every global view (teacher) against the local crops (student) of its image (ToCo, sec. 3.3).
 
-    For a view g and a positive crop p: -log( e^{gp/t} / (e^{gp/t} + sum over negatives n of e^{gn/t}) ), the mean over all
-    pairs. Images without a positive give no pairs; a batch without any gives 0. Scalar, in float32.
+    For a view g and a positive crop p: -log( e^{gp/t} / (e^{gp/t} + sum over negatives n of e^{gn/t}) ), the mean over
+    all pairs. Images without a positive give no pairs; a batch without any gives 0. Scalar, in float32.
     """
     similarity = torch.einsum("bge,ble->bgl", teacher_BGE.float(), student_BLE.float()) / temperature
     negatives = similarity.masked_fill(positive_BL[:, None], float("-inf")).logsumexp(-1, keepdim=True)

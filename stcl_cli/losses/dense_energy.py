@@ -15,11 +15,11 @@ def dense_energy(
     sigma_rgb: float = 15.0,
     sigma_xy: float = 0.2,
 ) -> Tensor:
-    """Dense CRF energy of the soft segmentation (Tang et al. 2018, as ToCo uses it), computed exactly on a small grid (ours).
+    """Dense CRF energy of the soft segmentation (Tang et al. 2018, as ToCo uses it), exact on a small grid (ours).
 
     Photo (0..255) and scores are brought to at most `side` cells a side, where all pairs fit one matrix product:
-    L = sum_ij W_ij (1 - p_i . p_j) / sum_ij W_ij, with W a Gaussian in colour (sigma_rgb) and place (sigma_xy, a share of the
-    longer side), no gradient through W. In [0,1]; scalar, in float32. `valid` (0/1) takes the padding out.
+    L = sum_ij W_ij (1 - p_i . p_j) / sum_ij W_ij, with W a Gaussian in colour (sigma_rgb) and place (sigma_xy, a share
+    of the longer side), no gradient through W. In [0,1]; scalar, in float32. `valid` (0/1) takes the padding out.
     """
     scale = side / max(photos_B3HW.shape[-2:])
     size = [max(1, round(s * scale)) for s in photos_B3HW.shape[-2:]]

@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stcl_cli.cams import IGNORE
+from stcl_cli.formats.masks import IGNORE
 
 
 def patch_contrast(tokens_BND: Tensor, labels_BN: Tensor) -> Tensor:
     """Tokens of one label together, of different labels apart (ToCo, Ru et al. 2023, eq. 2).
 
-    L = 1/2 (1 - sum_{A+} |cos| / (|A+| + 1)) + 1/2 sum_{A-} |cos| / (|A-| + 1), over the pairs of one image; pairs with an
-    ignored token (255) and a token with itself are out. Scalar, in float32.
+    L = 1/2 (1 - sum_{A+} |cos| / (|A+| + 1)) + 1/2 sum_{A-} |cos| / (|A-| + 1), over the pairs of one image; pairs with
+    an ignored token (255) and a token with itself are out. Scalar, in float32.
     """
     unit = F.normalize(tokens_BND.float(), dim=-1)
     cosine = (unit @ unit.transpose(1, 2)).abs()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from stcl_cli.cams import IGNORE
+from stcl_cli.formats.masks import IGNORE
 
 
 def balanced_cross_entropy(logits_BKHW: Tensor, target_BHW: Tensor) -> Tensor:
-    """Mean of the background's and of the foreground's mean cross entropy (ToCo), so that background does not drown objects.
+    """Mean of background's and foreground's mean cross entropy (ToCo), so that background does not drown objects.
 
     255 in the target is left out; a half without a pixel counts 0, so a batch with no sure pixel gives 0, not NaN.
     Scalar, in float32.

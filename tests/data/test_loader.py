@@ -54,6 +54,11 @@ def test_an_epoch_shows_every_photo_once_and_epochs_differ(photos):
     assert len(set(map(tuple, shown.tolist()))) > 1
 
 
+def test_a_photo_is_cut_anew_at_every_draw(photos):
+    views, _ = views_of(photos)
+    assert len({views[2, draw]["photo"].numpy().tobytes() for draw in range(6)}) > 1
+
+
 def test_labels_belong_to_the_photo_shown(photos):
     for batch in views_of(photos)[1](0, 5):
         assert torch.equal(batch["photo"][:, 0].flatten(1).amax(1), 40 * batch["labels"].argmax(1))

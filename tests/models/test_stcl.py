@@ -76,3 +76,12 @@ def test_tokens_go_row_by_row():
 @pytest.mark.parametrize(("scale", "size"), [(1.0, (48, 32)), (0.5, (24, 16)), (1.5, (72, 48)), (0.01, (8, 8))])
 def test_sides_become_multiples_of_the_patch(scale, size):
     assert rescale(torch.zeros(1, 3, 50, 31), scale, 8).shape[-2:] == size
+
+
+def test_top_share_averages_the_strongest_activations():
+    torch.manual_seed(0)
+    network = Stcl(Backbone("stcl_tiny"), 3, top_share=0.25).eval().requires_grad_(False)
+    tokens = network.backbone(torch.randn(2, 3, 32, 32))
+    activations = tokens.patch_BND.double() @ network.classifier.weight.double().T
+    expected = activations.sort(dim=1, descending=True).values[:, :4].mean(1)  # a quarter of 16 tokens
+    torch.testing.assert_close(network.logits(tokens)[0].double(), expected, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,85 @@
+"""What photos and labels there are: what `stcl train` starts from and `stcl check` reports."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from stcl_cli.config import CheckConfig, TrainConfig
+from stcl_cli.data.labels import Labels, match_labels, read_labels
+from stcl_cli.data.photos import Photo, list_photos
+from stcl_cli.errors import StclError
+from stcl_cli.formats.classes import read_classes
+from stcl_cli.formats.files import shown
+
+
+class Inventory(NamedTuple):
+    """Photos and their labels.
+
+    Attributes:
+        photos: all, with labels or without.
+        labelled: those with labels, as indices into `labels.classes`.
+        unlabelled, missing: (name, reason) of photos without labels, and of labels and list entries without a photo.
+    """
+
+    photos: list[Photo]
+    labels: Labels
+    labelled: list[tuple[Photo, tuple[int, ...]]]
+    unlabelled: list[tuple[str, str]]
+    missing: list[tuple[str, str]]
+
+    def counts(self) -> dict[str, int]:
+        """Class -> photos that show it, in the order of the classes."""
+        number = Counter(index for _, shows in self.labelled for index in shows)
+        return {name: number[index] for index, name in enumerate(self.labels.classes)}
+
+    def warnings(self) -> list[str]:
+        """What will not go well although nothing is wrong with the files."""
+        counts = self.counts()
+        nowhere = [name for name, count in counts.items() if not count]
+        everywhere = [name for name, count in counts.items() if count == len(self.labelled)]
+        warnings = []
+        if nowhere:
+            warnings.append(f"no photo shows {_some(nowhere)}: take the name out or add photos")
+        if everywhere:
+            what = "add photos without, or nothing tells it from what is around it"
+            warnings.append(f"every photo shows {_some(everywhere)}: {what}")
+        return warnings
+
+
+def take_inventory(config: TrainConfig | CheckConfig, labels: str) -> Inventory:
+    """Find the photos, read `labels`, bring them together.
+
+    Raises:
+        StclError: either cannot be used, or no photo has a label.
+    """
+    classes = read_classes(Path(config.classes)) if config.classes else None
+    table = read_labels(labels, classes, config.labels_format)
+    photos, missing = list_photos(config.images, config.list)
+    labelled, unlabelled, unknown = match_labels(photos, table)
+    if not labelled:
+        raise StclError(
+            f"{shown(labels)}: none of its names is a photo in {shown(config.images)}; it names "
+            f"'{shown(next(iter(table.by_name)))}', there is '{shown(photos[0].name)}'"
+        )
+    if config.list is None:  # with --list, labels of photos left out are no mistake
+        missing = missing + [(name, f"{shown(labels)}: {reason} in {shown(config.images)}") for name, reason in unknown]
+    without = [(photo.name, f"no label in {shown(labels)}") for photo in unlabelled]
+    return Inventory(photos, table, labelled, without, missing)
+
+
+def describe(found: Inventory) -> list[str]:
+    """The essentials, in a line or two."""
+    counts = found.counts()
+    fewest, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    return [
+        f"{len(found.labelled):,} photos with labels ({found.labels.format}), {len(found.unlabelled):,} without, "
+        f"{len(found.missing):,} labels or names without a photo",
+        f"{counts[fewest]:,} ({shown(fewest)}) to {counts[most]:,} ({shown(most)}) photos a class",
+    ]
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(shown, names[:limit])) + more

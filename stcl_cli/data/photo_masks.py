@@ -1,0 +1,111 @@
+"""Masks of photos: read with what has to fit, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from stcl_cli.data.photos import Photo, photo_size
+from stcl_cli.errors import PhotoError, StclError
+from stcl_cli.formats.files import shown
+from stcl_cli.formats.masks import IGNORE, read_mask
+
+
+SAMPLE = 32
+
+
+class MaskSizeError(PhotoError):
+    """A mask that is not of its photo's size."""
+
+
+def read_full_mask(path: Path, photo: Photo, classes: int) -> np.ndarray:
+    """A mask (H, W) uint8. PhotoError if it cannot be read or does not fit its photo or the classes."""
+    mask = read_mask(path)
+    full = photo_size(photo.path)
+    if mask.shape != full:
+        raise MaskSizeError(
+            f"{shown(path)}: the mask is {mask.shape[1]} x {mask.shape[0]}, its photo {full[1]} x {full[0]}; "
+            "make the mask again"
+        )
+    highest = int(mask[mask != IGNORE].max(initial=0))
+    if highest > classes:
+        raise PhotoError(
+            f"{shown(path)}: holds class {highest}, but there are {classes} classes; name them all with --classes"
+        )
+    return mask
+
+
+def read_photo_mask(path: Path, photo: Photo, size: tuple[int, int], classes: int) -> np.ndarray:
+    """`read_full_mask` at the size (H, W) that its (reduced) photo was read at."""
+    mask = read_full_mask(path, photo, classes)
+    return mask if mask.shape == size else cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+class MaskTally:
+    """What masks hold, counted over all that were added."""
+
+    def __init__(self, classes: tuple[str, ...]) -> None:
+        self.classes = classes
+        self.masks = 0
+        self.pixels = np.zeros(256, np.int64)  # of each value
+        self.holding = np.zeros(256, np.int64)  # masks with at least one pixel of each value
+        self.all_background: list[str] = []
+
+    def add(self, name: str, values: np.ndarray) -> None:
+        """Add the mask of a photo, given as the number of pixels of each value: (256,) int, from `count_values`."""
+        self.masks += 1
+        self.pixels += values
+        self.holding += values > 0
+        if not values[1:IGNORE].any():
+            self.all_background.append(name)
+
+    def share(self, value: int) -> float:
+        """The share of a value in the pixels of all masks."""
+        return float(self.pixels[value] / max(self.pixels.sum(), 1))
+
+    def describe(self) -> str:
+        """The essentials, in a line."""
+        found = int((self.holding[1 : len(self.classes) + 1] > 0).sum())
+        return (
+            f"{self.masks:,} masks looked at: {self.share(0):.1%} of the pixels background, {self.share(IGNORE):.1%} "
+            f"ignored (255), {found} of {len(self.classes)} classes in them"
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Counts and shares as `stcl check --json` prints them."""
+        return {
+            "masks": self.masks,
+            "classes": {
+                name: {"masks": int(self.holding[value]), "share": round(self.share(value), 6)}
+                for value, name in enumerate(self.classes, 1)
+            },
+            "background": round(self.share(0), 6),
+            "ignored": round(self.share(IGNORE), 6),
+            "all_background": self.all_background,
+        }
+
+
+def sample_masks(photos: Sequence[Photo], masks: Mapping[str, Path], classes: tuple[str, ...]) -> MaskTally:
+    """A tally of a few dozen masks, evenly spaced over all: enough to see that they are of the wrong kind.
+
+    Raises:
+        StclError: none of them can be used; names the first.
+    """
+    tally, reasons = MaskTally(classes), []
+    for photo in photos[:: -(-len(photos) // SAMPLE)]:
+        try:
+            tally.add(photo.name, count_values(read_full_mask(masks[photo.name], photo, len(classes))))
+        except PhotoError as error:
+            reasons.append(str(error))
+    if not tally.masks:
+        raise StclError(f"none of {len(reasons)} masks looked at can be used; the first: {reasons[0]}")
+    return tally
+
+
+def count_values(mask_HW: np.ndarray) -> np.ndarray:
+    """Pixels of each value: (256,) int64."""
+    return np.bincount(mask_HW.ravel(), minlength=256)
