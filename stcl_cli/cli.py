@@ -152,8 +152,8 @@ def _print_item(as_json: bool) -> Callable[[Mapping[str, Any]], None]:
 
     def done(item: Mapping[str, Any]) -> None:
         line = json_bytes(item) if as_json else os.fsencode(item["output"]) + b"\n"
-        if sys.stdout.isatty():  # as text, so that rich can put it above its progress bar
-            click.echo(line.decode("utf-8", "backslashreplace"), nl=False)
+        if sys.stdout.isatty():  # through sys.stdout, for which rich stands in, to put the line above its progress bar
+            sys.stdout.write(line.decode("utf-8", "backslashreplace"))
         else:
             click.echo(line, nl=False)
 
