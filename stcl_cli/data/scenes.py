@@ -1,7 +1,8 @@
 """The drawn scene set of `stcl demo`: little illustrations with exact masks.
 
-Six classes, each told by its shape and by the pattern on its coat, never by its colour: a scene takes one palette,
-and objects, backdrop and clutter all draw from it. A class is met in its home place more often than elsewhere, so a
+Six classes, each told by its shape and by the pattern on its coat, never by its colour: a scene takes one palette and
+deals it out at random, half to the objects and half to backdrop and clutter. So colours tell a photo's regions apart,
+as on real photos, and say nothing of the class, nor of whether there is an object. A class is met in its home place more often than elsewhere, so a
 classifier is tempted to read the backdrop instead, as it is on real photos. Ours.
 
 Everything is drawn SUPERSAMPLING times too large and shrunk, which is what smooths the edges: H x W is the photo,
@@ -49,7 +50,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndar
         labels: the classes that are in the mask, in the order of SCENE_CLASSES.
     """
     side = size * SUPERSAMPLING
-    colours = _draw_palette(rng)
+    worn, colours = _draw_palette(rng)
     names = rng.choice(SCENE_CLASSES, size=rng.choice((1, 2, 3), p=(0.35, 0.45, 0.2))).tolist()
     place = CLASSES[names[0] if rng.random() < HOME_SHARE else rng.choice(SCENE_CLASSES)].home
 
@@ -64,7 +65,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndar
     mask_SS = np.zeros((side, side), np.uint8)
     for name in names:
         tile = round(side * rng.uniform(0.42, 0.62 if len(names) > 1 else 0.75))
-        _place_object(canvas_SS3, mask_SS, rng, name, tile, colours)
+        _place_object(canvas_SS3, mask_SS, rng, name, tile, worn)
     for x, y, r in rng.uniform((0, 0.9, 0.05), (1, 1, 0.08), (rng.integers(0, 3), 3)):  # bushes in front
         blob(canvas_SS3, rng, x, y, r, colours[rng.integers(6)], mask_SS)
 
@@ -74,11 +75,13 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndar
     return photo_HW3, mask_HW, tuple(name for k, name in enumerate(SCENE_CLASSES, 1) if k in present)
 
 
-def _draw_palette(rng: np.random.Generator) -> np.ndarray:
-    """Six RGB colours (6, 3) in 0..255, in random order, so that no role has a colour of its own."""
+def _draw_palette(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """RGB in 0..255: three colours for the objects to wear, and six for the backdrop, three and their mixtures."""
     palette = [[int(code[i : i + 2], 16) for i in (1, 3, 5)] for code in PALETTES[rng.integers(len(PALETTES))]]
-    colours = np.array(palette, np.float32) + rng.normal(0, 8, (6, 3)).astype(np.float32)
-    return rng.permutation(colours.clip(0, 255))
+    colours = (rng.permutation(palette) + rng.normal(0, 8, (6, 3))).clip(0, 255).astype(np.float32)
+    worn, backdrop = colours[:3], colours[3:]
+    mixtures = (backdrop + np.roll(backdrop, 1, axis=0)) / 2
+    return worn, rng.permutation(np.concatenate([backdrop, mixtures]))
 
 
 def _draw_object(rng: np.random.Generator, name: str, tile: int, colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -92,9 +95,9 @@ def _draw_object(rng: np.random.Generator, name: str, tile: int, colours: np.nda
     ink_TT = kind.coat(x * periods, y * periods)
 
     brightness = colours @ (0.3, 0.59, 0.11)
-    coat_colour = rng.integers(6)
+    coat_colour = rng.integers(len(colours))
     contrast = np.abs(brightness - brightness[coat_colour])
-    ink_colour = rng.choice(np.flatnonzero(contrast >= min(70, contrast.max())))
+    ink_colour = rng.choice(np.flatnonzero(contrast >= min(60, contrast.max())))
     tile_TT3 = np.where(ink_TT[..., None], colours[ink_colour], colours[coat_colour])
 
     # Lit from the upper left, darker towards the rim: a round body.
