@@ -114,7 +114,9 @@ def _command(config_class: type, stage: str, *, name: str, items: bool = False) 
     """Decorator: a command with the options of `config_class`. With `items` it prints each finished item on stdout."""
 
     def decorate(function: Callable) -> click.Command:
-        json_option = click.option("--json", is_flag=True, help="Print a JSON object for each output, not its path.")
+        json_option = click.option(
+            "--json", "as_json", is_flag=True, help="Print a JSON object for each output, not its path."
+        )
 
         @main.command(name, help=function.__doc__)
         @click.option(
@@ -129,12 +131,12 @@ def _command(config_class: type, stage: str, *, name: str, items: bool = False) 
         @options_of(config_class)
         @(json_option if items else lambda function: function)
         @_verbosity_options
-        def run(json: bool = False, **values: Any) -> None:
+        def run(as_json: bool = False, **values: Any) -> None:
             console = importlib.import_module("stcl_cli.console")
             console.set_verbosity(click.get_current_context().meta.get("stcl.verbosity", 0))
             settings = config_class(**values)
             console.detail(f"stcl {__version__} {name} {to_json(dataclasses.asdict(settings))}")
-            listeners = (_print_item(json),) if items else ()
+            listeners = (_print_item(as_json),) if items else ()
             try:
                 result = function(settings, importlib.import_module(f"stcl_cli.stages.{stage}"), *listeners)
             except KeyboardInterrupt:
@@ -196,6 +198,7 @@ def main() -> None:
     """Image-level labels in, pixel masks and a segmentation model out.
 
     \b
+    stcl check photos --labels labels.csv
     stcl train photos --labels labels.csv -o run
     stcl cam photos -m run --labels labels.csv -o cams
     stcl refine cams --images photos -o masks
@@ -204,6 +207,12 @@ def main() -> None:
 
     Exit codes: 0 done, 1 error, 2 usage, 3 finished but some inputs were skipped (see failed.jsonl).
     """
+
+
+@_command(config.CheckConfig, "check", name="check")
+def check(settings: config.CheckConfig, stage: Any) -> Any:
+    """Look at photos, labels and masks as the other commands will, and say what is there and what would be skipped."""
+    return stage.run(settings)
 
 
 @_command(config.TrainConfig, "train", name="train")

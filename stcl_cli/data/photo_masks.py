@@ -14,7 +14,6 @@ from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.files import shown
 from stcl_cli.formats.masks import IGNORE, read_mask
 
-
 SAMPLE = 32
 
 

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stcl_cli.config import SegtrainConfig
-from stcl_cli.console import say
+from stcl_cli.console import say, warn
 from stcl_cli.data.loader import TrainingViews, training_batches
 from stcl_cli.data.outputs import match_outputs
+from stcl_cli.data.photo_masks import sample_masks
 from stcl_cli.data.photos import list_photos
 from stcl_cli.engine import Run, fit
 from stcl_cli.errors import StclError
@@ -36,6 +37,10 @@ def run(config: SegtrainConfig) -> Result:
             f"{config.masks}: holds no mask for any photo in {config.images}; a mask is named like its photo"
         )
     classes = find_classes(config.classes, Path(config.masks))
+    looked_at = sample_masks(with_mask, masks, classes)
+    say(looked_at.describe())
+    if len(looked_at.all_background) == looked_at.masks:
+        warn(f"{config.masks}: the {looked_at.masks} masks looked at are all background: nothing to learn from them")
     config = replace(config, encoder=config.encoder or default_encoder(config))
     seed_everything(config.seed, 0)
     model = build_segmenter(config, len(classes))

@@ -1,0 +1,55 @@
+import pytest
+from PIL import Image
+
+from stcl_cli.config import CheckConfig
+from stcl_cli.data.inventory import describe, take_inventory
+from stcl_cli.errors import StclError
+
+
+@pytest.fixture
+def take(tmp_path):
+    for name in "abcd":
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.new("RGB", (2, 2)).save(tmp_path / "photos" / f"{name}.jpg")
+
+    def take(labels, **settings):
+        (tmp_path / "labels.csv").write_text(labels)
+        settings = {key: str(tmp_path / value) for key, value in settings.items()}
+        return take_inventory(CheckConfig(images=str(tmp_path / "photos"), **settings), str(tmp_path / "labels.csv"))
+
+    return take
+
+
+def test_what_is_there(take, tmp_path):
+    found = take("a,cat\nb,cat;dog\nc,\nz,dog\n")
+    assert [(photo.name, shows) for photo, shows in found.labelled] == [("a", (0,)), ("b", (0, 1)), ("c", ())]
+    assert found.unlabelled == [("d", f"no label in {tmp_path / 'labels.csv'}")]
+    [(name, reason)] = found.missing
+    assert name == "z"
+    assert "has labels, but no photo" in reason
+    assert found.counts() == {"cat": 2, "dog": 1}
+    assert describe(found) == [
+        "3 photos with labels (csv), 1 without, 1 labels or names without a photo",
+        "1 (dog) to 2 (cat) photos a class",
+    ]
+    assert found.warnings() == []
+
+
+def test_with_a_list_labels_of_other_photos_are_no_mistake(take, tmp_path):
+    (tmp_path / "list.txt").write_text("a\nb\nnone\n")
+    found = take("a,cat\nb,dog\nc,cat\nz,dog\n", list="list.txt")
+    assert [photo.name for photo in found.photos] == ["a", "b"]
+    assert [name for name, _ in found.missing] == ["none"]
+
+
+def test_classes_without_photos_and_on_all_photos(take, tmp_path):
+    (tmp_path / "classes.txt").write_text("".join(f"{name}\n" for name in ("cat", "dog", *"uvwxyz")))
+    assert take("a,dog;cat\nb,dog;cat\nc,dog\n", classes="classes.txt").warnings() == [
+        "no photo shows u, v, w, x, y and 1 more: take the name out or add photos",
+        "every photo shows dog: add photos without, or nothing tells it from what is around it",
+    ]
+
+
+def test_names_that_match_nothing(take):
+    with pytest.raises(StclError, match=r"none of its names is a photo in .*photos; it names '1.jpg', there is 'a'"):
+        take("1.jpg,cat\n2.jpg,dog\n")

@@ -1,0 +1,198 @@
+import json
+import os
+import subprocess
+import sys
+
+import label_files
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from stcl_cli.cli import main
+from stcl_cli.config import CheckConfig, SegtrainConfig, TrainConfig
+from stcl_cli.errors import StclError
+from stcl_cli.formats.masks import write_mask
+from stcl_cli.stages import check
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Photos of 2 x 2 to 6 x 4 pixels: a, b and sub/c with labels and masks; d with none; e broken."""
+    photos = tmp_path / "photos"
+    (photos / "sub").mkdir(parents=True)
+    for name, size in {"a": (2, 2), "b": (6, 4), "sub/c": (4, 2), "d": (3, 3)}.items():
+        Image.new("RGB", size).save(photos / f"{name}.jpg")
+    whole = (photos / "a.jpg").read_bytes()
+    (photos / "e.jpg").write_bytes(whole[: len(whole) - 40])
+    (tmp_path / "labels.csv").write_text("a,cat\nb.jpg,cat;dog\nsub/c,dog\ne,\nf,dog\n")
+    for name, mask in {"a": [[0, 1], [1, 255]], "b": np.zeros((4, 6)), "sub/c": [[1]], "none": [[0]]}.items():
+        write_mask(tmp_path / "masks" / f"{name}.png", np.asarray(mask, np.uint8))
+    (tmp_path / "masks" / "classes.txt").write_text("cat\ndog\n")
+    return tmp_path
+
+
+def run(folder, **settings):
+    settings = {key: str(folder / value) for key, value in settings.items()}
+    return check.run(CheckConfig(images=str(folder / "photos"), json=True, **settings))
+
+
+def test_what_is_found(folder):
+    result = run(folder, labels="labels.csv", masks="masks")
+    skipped = {item["image"]: item["reason"] for item in result.summary.pop("skipped")}
+    assert result.summary == {
+        "photos": 5,
+        "unreadable": 1,
+        "sizes": {"min": [2, 2], "median": [3, 3], "max": [6, 4]},
+        "labelled": 4,
+        "unlabelled": 1,
+        "missing": 1,
+        "format": "csv",
+        "classes": {"cat": 2, "dog": 2},
+        "masks": {
+            "masks": 2,
+            "classes": {"cat": {"masks": 1, "share": round(2 / 28, 6)}, "dog": {"masks": 0, "share": 0.0}},
+            "background": round(25 / 28, 6),
+            "ignored": round(1 / 28, 6),
+            "all_background": ["b"],
+            "photos_without": 2,
+            "without_photo": 1,
+            "size_mismatches": 1,
+        },
+    }
+    assert set(skipped) == {"d", "e", "f", "sub/c"}
+    assert "no label in" in skipped["d"]
+    assert "cannot be decoded" in skipped["e"]
+    assert "has labels, but no photo" in skipped["f"]
+    assert "the mask is 1 x 1, its photo 4 x 2" in skipped["sub/c"]
+    assert result.skipped == 4
+
+
+def test_photos_alone(folder):
+    result = run(folder)
+    assert set(result.summary) == {"photos", "unreadable", "sizes", "skipped"}
+    assert [item["image"] for item in result.summary["skipped"]] == ["e"]
+
+
+def test_masks_without_labels(folder):
+    (folder / "photos" / "e.jpg").unlink()
+    summary = run(folder, masks="masks").summary
+    assert "classes" not in summary
+    assert [item["image"] for item in summary["skipped"]] == ["sub/c"]
+    with pytest.raises(StclError, match="photos: holds no mask for any photo"):
+        run(folder, masks="photos", classes="masks/classes.txt")
+
+
+def test_only_broken_photos(folder):
+    for path in (folder / "photos").rglob("*.jpg"):
+        path.write_bytes(b"no photo")
+    summary = run(folder).summary
+    assert (summary["photos"], summary["unreadable"], summary["sizes"]) == (5, 5, None)
+
+
+# ---- on the command line --------------------------------------------------------------------------------------------
+
+
+def stcl(*arguments, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "stcl_cli", "check", *map(str, arguments)],
+        capture_output=True,
+        encoding="utf-8",
+        env=os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"} | env,
+    )
+
+
+def test_a_table_for_people_and_json_for_programs(folder):
+    result = stcl(folder / "photos", "--labels", folder / "labels.csv", "--masks", folder / "masks", "--json")
+    assert result.returncode == 3
+    assert json.loads(result.stdout)["classes"] == {"cat": 2, "dog": 2}
+    assert "with labels  4 (read as csv)" in result.stderr
+    assert "1 mask is all background: b" in result.stderr
+    assert "would be skipped: d: no label in" in result.stderr
+
+
+def test_nothing_on_stdout_without_json_and_0_when_all_is_well(tmp_path):
+    shows = label_files.several()
+    label_files.draw(tmp_path / "images", shows)
+    result = stcl(tmp_path / "images", "--labels", label_files.csv_pairs(tmp_path, shows))
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+def test_tables_fit_80_columns_whatever_the_names(folder):
+    long = "[red]" + "Wort" * 30
+    (folder / "labels.csv").write_text(f"a,cat\nb,dog\nsub/c,{long}\nd,[/]\ne,日本語\n")
+    (folder / "masks" / "classes.txt").write_text(f"cat\n{long}\n")
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(
+        main,
+        ["check", str(folder / "photos"), "--labels", str(folder / "labels.csv"), "--masks", str(folder / "masks")],
+    )
+    table = [line for line in result.stderr.splitlines() if line[:1] in "┃│┏┡└"]
+    assert len(table) > 8
+    assert max(map(len, table)) <= 80
+    cells = "".join(line.split("│")[1].strip() for line in table if line.startswith("│"))
+    assert "[red]Wort" in cells
+    assert cells.count("Wort") == 30
+    assert "[/]" in cells
+
+
+def test_many_skipped_are_named_in_json_only(folder):
+    (folder / "labels.csv").write_text("a,cat\n" + "".join(f"none{n},dog\n" for n in range(30)))
+    result = stcl(folder / "photos", "--labels", folder / "labels.csv", "--json")
+    assert result.stderr.count("would be skipped") == 11
+    assert "would be skipped: 24 more; --json names all" in result.stderr
+    assert len(json.loads(result.stdout)["skipped"]) == 34
+
+
+def test_starts_without_torch():
+    code = "import sys, stcl_cli.stages.check; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+# ---- before training -------------------------------------------------------------------------------------------------
+
+
+class Stop(Exception):
+    """Raised where a network would be built: what a training says before that is what it checked."""
+
+
+@pytest.fixture
+def stderr_of(monkeypatch, capsys):
+    def stop(*_):
+        raise Stop
+
+    def stderr_of(stage, config):
+        for builder in ("build_stcl", "build_segmenter", "default_encoder"):
+            if hasattr(stage, builder):
+                monkeypatch.setattr(stage, builder, stop)
+        with pytest.raises(Stop):
+            stage.run(config)
+        return capsys.readouterr().err
+
+    return stderr_of
+
+
+def test_train_says_the_essentials_first(folder, stderr_of):
+    from stcl_cli.stages import train
+
+    (folder / "labels.csv").write_text("a,cat;dog\nb,dog\nz,dog\n")
+    config = TrainConfig(
+        images=str(folder / "photos"), labels=str(folder / "labels.csv"), output=str(folder / "run"), device="cpu"
+    )
+    said = stderr_of(train, config)
+    assert "2 photos with labels (csv), 3 without, 1 labels or names without a photo" in said
+    assert "1 (cat) to 2 (dog) photos a class" in said
+    assert "every photo shows dog" in said
+    assert not (folder / "run").exists()
+
+
+def test_segtrain_looks_at_some_masks_first(folder, stderr_of):
+    from stcl_cli.stages import segtrain
+
+    config = SegtrainConfig(
+        images=str(folder / "photos"), masks=str(folder / "masks"), output=str(folder / "seg"), device="cpu"
+    )
+    assert "2 masks looked at: 89.3% of the pixels background, 3.6% ignored (255), 1 of 2 classes" in stderr_of(
+        segtrain, config
+    )
+    write_mask(folder / "masks" / "a.png", np.zeros((2, 2), np.uint8))
+    assert "the 2 masks looked at are all background: nothing to learn from them" in stderr_of(segtrain, config)
