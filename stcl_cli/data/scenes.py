@@ -2,8 +2,8 @@
 
 Six classes, each told by its shape and by the pattern on its coat, never by its colour: a scene takes one palette and
 deals it out at random, half to the objects and half to backdrop and clutter. So colours tell a photo's regions apart,
-as on real photos, and say nothing of the class, nor of whether there is an object. A class is met in its home place more often than elsewhere, so a
-classifier is tempted to read the backdrop instead, as it is on real photos. Ours.
+as on real photos, and say nothing of the class, nor of whether there is an object. A class is met in its home place
+more often than elsewhere, so a classifier is tempted to read the backdrop instead. Ours.
 
 Everything is drawn SUPERSAMPLING times too large and shrunk, which is what smooths the edges: H x W is the photo,
 S x S the large canvas, T x T the tile of one object.
