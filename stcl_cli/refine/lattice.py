@@ -20,9 +20,9 @@ from torch import Tensor
 
 from stcl_cli.errors import StclError
 
-LONGEST_BAG = (
-    64  # on a GPU, where one thread sums a bag: longer bags (a plain wall in one vertex) are cut in two levels
-)
+# On a GPU a thread sums a bag: longer ones (a plain wall in one vertex) are cut, and summed in two levels.
+LONGEST_BAG = 64
+GOLDEN_RATIO = -7046029254386353131  # 0.618... * 2^64, wrapped to int64: multiplicative hashing
 
 
 class Bags(NamedTuple):
@@ -61,18 +61,19 @@ def build_lattice(features: Sequence[Tensor]) -> Lattice:
     counts = torch.tensor([[f.shape[1] for f in features], fill], device=device).flatten()
     images_N = torch.arange(len(features), device=device).repeat(2).repeat_interleave(counts)
     origin_RN, rank_RN, weight_RN = _simplex(torch.cat([*features, features[0].new_zeros(D, sum(fill))], 1))
-    keys_RN, steps = _pack(origin_RN, rank_RN, images_N)
-
-    weight_NR = weight_RN.t().contiguous()
-    weight_NR[N:] = 0
-    sorted_keys, order = keys_RN.t().flatten().sort(stable=True)
+    keys_RN, steps, period = _pack(origin_RN, rank_RN, images_N)
+    # Keys start with the remainder, so rows can be sorted one by one: on a CPU twice as fast as all at once.
+    sorted_keys, pixel = (torch.cat(x) for x in zip(*(row.sort(stable=True) for row in keys_RN), strict=True))
     vertices_M, vertex, length_M = torch.unique_consecutive(sorted_keys, return_inverse=True, return_counts=True)
-    start_M = (length_M.cumsum(0) - length_M).int()
-    splat = Bags((order.int() // R).clamp_(max=N - 1), start_M, weight_NR.flatten().index_select(0, order))
+    pixel_RN, vertex_RN = pixel.view(R, -1), vertex.int().view(R, -1)
+
+    weight_RN[:, N:] = 0
+    start = F.pad(length_M.cumsum(0), (1, 0)).int()  # the last bag is empty: the vertex nowhere
+    splat = Bags(pixel.int().clamp_(max=N - 1), start, weight_RN.gather(1, pixel_RN).flatten())
+    vertex_NR = torch.empty_like(vertex_RN).scatter_(1, pixel_RN, vertex_RN)[:, :N].t()
     slice_start = torch.arange(0, N * R, R, dtype=torch.int32, device=device)
-    vertex = torch.empty_like(vertex, dtype=torch.int32).scatter_(0, order, vertex.int())
-    slice_ = Bags(vertex[: N * R], slice_start, weight_NR[:N].flatten() / (1 + 2.0**-D))
-    return _normalise(splat, _blurs(vertices_M, steps), slice_)
+    slice_ = Bags(vertex_NR.flatten(), slice_start, (weight_RN[:, :N].t() / (1 + 2.0**-D)).flatten())
+    return _normalise(splat, _blurs(vertices_M, steps, period), slice_)
 
 
 def _simplex(features_DN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,48 +111,69 @@ def _simplex(features_DN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return nearest_RN.long() * R, rank_RN, weight_RN
 
 
-def _pack(origin_RN: Tensor, rank_RN: Tensor, images_N: Tensor) -> tuple[Tensor, list[int]]:
-    """Keys (R, N) int64 of the R vertices of each pixel, and for each axis what its upper neighbour's key has more.
+def _pack(origin_RN: Tensor, rank_RN: Tensor, images_N: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Keys (R, N) int64 of the vertices around each pixel, steps (R,) to a key's upper neighbours, and their period.
 
-    A vertex is its image and its first D coordinates (all R sum to zero), written as the digits of one number.
+    A key's digits are the vertex's remainder, its image and its first D coordinates (all R sum to zero).
     """
     R = len(origin_RN)
     D = R - 1
     margin = 2 * R  # vertices and their neighbours stay within one digit's range
     low = [x - margin for x in origin_RN[:D].amin(1).tolist()]
     size = [x + margin + 1 - y for x, y in zip(origin_RN[:D].amax(1).tolist(), low, strict=True)]
-    strides = [math.prod(size[i + 1 :]) for i in range(D)] + [0]
-    if strides[0] * size[0] * (int(images_N[-1]) + 1) >= 2**63:
+    image_stride = math.prod(size)
+    row_stride = image_stride * (int(images_N.max()) + 1)
+    if row_stride * R >= 2**63:
         raise StclError("the CRF's kernels are too narrow for a 64-bit lattice: use larger widths (bilateral-rgb, xy)")
-    key_N = images_N * (strides[0] * size[0])
+    strides = [math.prod(size[i + 1 :]) for i in range(D)] + [0]
+    key_N = images_N * image_stride
     for i in range(D):
         key_N += (origin_RN[i] - low[i]) * strides[i]
     # From vertex r - 1 to r every coordinate grows by 1, but the one of rank R - r falls by D.
     stride_R1 = torch.tensor(strides, device=key_N.device)[:, None]
     by_rank_RN = torch.empty_like(rank_RN).scatter_(0, rank_RN, stride_R1.expand_as(rank_RN))
-    jumps = sum(strides) - R * by_rank_RN[1:].flip(0)
-    return torch.cat([key_N[None], jumps]).cumsum(0), [R * stride - sum(strides) for stride in strides]
+    jumps = row_stride + sum(strides) - R * by_rank_RN[1:].flip(0)
+    # The upper neighbour has 1 less in every coordinate, but D more in its own; its remainder is the one before.
+    steps = R * stride_R1[:, 0] - sum(strides) - row_stride
+    return torch.cat([key_N[None], jumps]).cumsum_(0), steps, R * row_stride
 
 
-def _blurs(vertices_M: Tensor, steps: list[int]) -> list[Bags]:
-    """Along each axis in turn: a vertex, plus half of its two neighbours where they exist."""
-    M = len(vertices_M)
-    own = torch.arange(M, device=vertices_M.device)
-    start, nowhere = (own * 3).int(), torch.full_like(own, M)
-    blurs = []
-    for step in steps:
-        wanted = vertices_M + step
-        above = torch.searchsorted(vertices_M, wanted).clamp_(max=M - 1)
-        above = torch.where(vertices_M.index_select(0, above) == wanted, above, nowhere)
-        below = torch.full((M + 1,), M, device=own.device).scatter_(0, above, own)[:M]
-        index_M3, weight_M3 = start.new_empty(M, 3), torch.ones(M, 3, device=own.device)
-        index_M3[:, 0] = own
-        for side, neighbour in enumerate((above, below), 1):
-            exists = neighbour != M
-            index_M3[:, side] = torch.where(exists, neighbour, own)
-            weight_M3[:, side] = exists * 0.5
-        blurs.append(Bags(index_M3.flatten(), start, weight_M3.flatten()))
-    return blurs
+def _blurs(vertices_M: Tensor, steps: Tensor, period: int) -> list[Bags]:
+    """Along each axis in turn: a vertex, plus half of its two neighbours. A missing one is vertex M, which stays 0."""
+    M, R, device = len(vertices_M), len(steps), vertices_M.device
+    wanted_RM = vertices_M + steps[:, None]
+    wanted_RM += (wanted_RM < 0) * period  # before remainder 0 comes D
+    own = torch.arange(M + 1, dtype=torch.int32, device=device).repeat(R, 1)
+    above = F.pad(_find(vertices_M, wanted_RM.flatten()).view(R, M), (0, 1), value=M)
+    below = torch.full_like(own, M).scatter_(1, above.long(), own)
+    below[:, M] = M
+    start = torch.arange(0, 3 * M + 3, 3, dtype=torch.int32, device=device)
+    weight = torch.tensor([1, 0.5, 0.5], device=device).repeat(M + 1)
+    return [Bags(index_M3.flatten(), start, weight) for index_M3 in torch.stack([own, above, below], 2)]
+
+
+def _find(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
+    """For each wanted key its place (int32), or how many keys there are if it is none of them.
+
+    A slot of the hash table holds one key. Where it had to refuse others, binary search decides; alone it takes twice
+    as long.
+    """
+    M, device = len(sorted_keys), wanted.device
+    bits = (8 * M).bit_length()
+    own = torch.arange(M, dtype=torch.int32, device=device)
+    hashes = (keys * GOLDEN_RATIO for keys in (sorted_keys, wanted))
+    slot_M, slot = (x.bitwise_right_shift_(64 - bits).bitwise_and_(2**bits - 1) for x in hashes)
+    table = own.new_zeros(2**bits).scatter_(0, slot_M, own)
+    crowded = torch.zeros(2**bits, dtype=torch.bool, device=device)
+    crowded[slot_M[table.index_select(0, slot_M) != own]] = True
+
+    place = table.index_select(0, slot)
+    missed = sorted_keys.index_select(0, place) != wanted
+    again = (crowded.index_select(0, slot) & missed).nonzero()[:, 0]
+    place.masked_fill_(missed, M)
+    searched = torch.searchsorted(sorted_keys, wanted[again], out_int32=True).clamp_(max=M - 1)
+    place[again] = torch.where(sorted_keys[searched] == wanted[again], searched, place[again])
+    return place
 
 
 def _normalise(splat: Bags, blurs: list[Bags], slice_: Bags) -> Lattice:
