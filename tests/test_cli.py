@@ -2,6 +2,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ CONFIGS = {
     "refine": config.RefineConfig,
     "segtrain": config.SegtrainConfig,
     "predict": config.PredictConfig,
+    "export": config.ExportConfig,
     "eval": config.EvalConfig,
     "demo": config.DemoConfig,
 }
@@ -32,7 +34,7 @@ class Stage:
         for name in (*CONFIGS, "evaluate"):
             monkeypatch.setitem(sys.modules, f"stcl_cli.stages.{name}", SimpleNamespace(run=self._run))
 
-    def _run(self, given):
+    def _run(self, given, done=None):
         self.config = given
         if self.error:
             raise self.error
@@ -141,3 +143,62 @@ def test_skipped_inputs_show_in_the_exit_code(stcl):
     stcl.summary, stcl.skipped = {}, 2
     result = stcl("eval", "masks", "--truth", "truth")
     assert (result.exit_code, result.stdout) == (3, "{}\n")
+
+
+@pytest.fixture
+def items(monkeypatch):
+    """A stage that finishes two items, one with a name that is no Unicode, and says something in every tone."""
+
+    def run(given, done):
+        from stcl_cli import console
+
+        console.say("said")
+        console.detail("detailed")
+        console.warn("warned")
+        done({"image": "bär 1", "output": Path("MASKS", "bär 1.png"), "ignored": 0.5})
+        done({"image": "x\udcff", "output": Path("MASKS", "x\udcff.png")})
+        return SimpleNamespace(summary=None, skipped=1)
+
+    monkeypatch.setitem(sys.modules, "stcl_cli.stages.predict", SimpleNamespace(run=run))
+    return lambda *options: CliRunner().invoke(
+        main, [*options, "predict", "photos", "-m", "SEG", "-o", "MASKS"], catch_exceptions=False
+    )
+
+
+def test_each_item_is_a_line_with_its_path(items):
+    result = items()
+    assert result.stdout_bytes == "MASKS/bär 1.png\n".encode() + b"MASKS/x\xff.png\n"
+    assert result.exit_code == 3
+
+
+def test_json_makes_it_an_object(monkeypatch, items):
+    result = CliRunner().invoke(main, ["predict", "photos", "-m", "SEG", "-o", "MASKS", "--json"])
+    first, second = map(json.loads, result.stdout_bytes.splitlines())
+    assert first == {"image": "bär 1", "output": "MASKS/bär 1.png", "ignored": 0.5}
+    assert second["image"] == "x\udcff"
+
+
+@pytest.mark.parametrize(
+    ("options", "tones"), [([], "said"), (["-q"], ""), (["--quiet"], ""), (["-v"], "said detailed")]
+)
+def test_quiet_and_verbose(items, options, tones):
+    lines = items(*options).stderr.splitlines()
+    assert [line for line in lines if line in ("said", "detailed")] == tones.split()
+    assert lines[-2:] == ["stcl: warned", "stcl: 1 input was skipped; MASKS/failed.jsonl says why"]
+    assert ("-v" in options) is lines[0].startswith('stcl 0.1.0 predict {"resume": false')
+
+
+def test_quiet_may_stand_behind_the_command(items):
+    result = CliRunner().invoke(main, ["predict", "photos", "-m", "SEG", "-o", "MASKS", "-q"])
+    assert "said" not in result.stderr
+    assert "said" in items().stderr  # the next command speaks again
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_ctrl_c_says_how_to_go_on(stcl, tmp_path, started):
+    stcl.error = KeyboardInterrupt()
+    if started:
+        write_config(tmp_path / "my run", "train", {})
+    result = stcl("train", "photos", "--labels", "labels.csv", "-o", tmp_path / "my run")
+    go_on = f"; its files are whole, go on with: stcl train --config '{tmp_path / 'my run'}' --resume"
+    assert (result.exit_code, result.stderr) == (130, f"stcl: stopped{go_on if started else ''}\n")

@@ -10,7 +10,8 @@ import numpy as np
 from stcl_cli.config import ExportConfig
 from stcl_cli.console import meter, say
 from stcl_cli.data.outputs import match_outputs
-from stcl_cli.data.photos import Photo, list_photos, photo_size
+from stcl_cli.data.photo_masks import read_full_mask
+from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.export.coco import CocoWriter
 from stcl_cli.export.cvat import CvatWriter
@@ -20,7 +21,7 @@ from stcl_cli.export.writer import Item, Writer
 from stcl_cli.export.yolo import SemanticWriter, YoloWriter
 from stcl_cli.formats.classes import find_classes
 from stcl_cli.formats.files import shown
-from stcl_cli.formats.masks import IGNORE, read_mask
+from stcl_cli.formats.masks import IGNORE
 from stcl_cli.stages.output import Done, Result, nobody, open_folder, skip
 
 WRITERS: dict[str, type[Writer]] = {
@@ -48,7 +49,7 @@ def run(config: ExportConfig, done: Done = nobody) -> Result:
         with meter("export", len(jobs), len(jobs) - len(todo)) as gauge:
             for name, path, photo in todo:
                 try:
-                    mask_HW = checked_mask(name, path, photo, len(classes))
+                    mask_HW = exportable_mask(name, path, photo, len(classes))
                     writer.write(Item(name, mask_HW, photo))
                 except PhotoError as error:
                     skip(failures, [(name, error)])
@@ -87,7 +88,7 @@ def _jobs(config: ExportConfig) -> tuple[list[Job], list[tuple[str, str]]]:
     return jobs, skipped + masks.orphans
 
 
-def checked_mask(name: str, path: Path, photo: Photo | None, classes: int) -> np.ndarray:
+def exportable_mask(name: str, path: Path, photo: Photo | None, classes: int) -> np.ndarray:
     """The mask (H, W) if other tools can use it.
 
     Raises:
@@ -96,11 +97,4 @@ def checked_mask(name: str, path: Path, photo: Photo | None, classes: int) -> np
     """
     if any(unicodedata.category(char) in ("Cc", "Cs") for char in name):
         raise PhotoError(f"{shown(path)}: its name has a control character or is no Unicode; give it another")
-    mask_HW = read_mask(path)
-    highest = int(mask_HW[mask_HW != IGNORE].max(initial=0))
-    if highest > classes:
-        raise PhotoError(f"{shown(path)}: holds class {highest}, but {classes} are known; name them all with --classes")
-    if photo is not None and (size := photo_size(photo.path)) != mask_HW.shape:
-        sizes = f"{mask_HW.shape[1]} x {mask_HW.shape[0]}, its photo {size[1]} x {size[0]}"
-        raise PhotoError(f"{shown(path)}: the mask is {sizes}; make the mask again")
-    return mask_HW
+    return read_full_mask(path, photo or Photo(name, path), classes)  # without photos a mask has to fit itself only

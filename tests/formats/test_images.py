@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stcl_cli.errors import PhotoError
+from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats import images
 
 
@@ -79,3 +79,14 @@ def test_an_error_in_the_block_names_the_file(tmp_path):
     Image.new("RGB", (4, 3)).save(tmp_path / "x.png")
     with pytest.raises(PhotoError, match=r"x\.png: cannot be decoded \(a\\nb\)"), images.open_image(tmp_path / "x.png"):
         raise ValueError("a\nb")
+
+
+def test_write_jpeg(tmp_path):
+    pixels = np.full((20, 30, 3), (200, 30, 90), np.uint8)
+    images.write_jpeg(tmp_path / "sub dir" / "x.jpg", pixels)
+    with Image.open(tmp_path / "sub dir" / "x.jpg") as image:
+        assert image.format == "JPEG"
+        assert np.abs(np.asarray(image, int) - pixels).max() < 5
+    assert os.listdir(tmp_path / "sub dir") == ["x.jpg"]
+    with pytest.raises(StclError, match=r"y\.jpg: cannot be written"):
+        images.write_jpeg(tmp_path / "sub dir" / "x.jpg" / "y.jpg", pixels)

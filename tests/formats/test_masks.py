@@ -40,6 +40,14 @@ def test_few_classes_stay_8_bit(tmp_path):
     assert (tmp_path / "x.png").read_bytes()[24] == 8
 
 
+def test_greys_where_a_reader_wants_no_palette(tmp_path):
+    masks.write_mask(tmp_path / "x.png", MASK, palette=False)
+    assert np.array_equal(masks.read_mask(tmp_path / "x.png"), MASK)
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.mode == "L"
+        assert np.array_equal(np.asarray(image), MASK)
+
+
 @pytest.mark.parametrize("bad", [MASK.astype(int), MASK[None], MASK[:0]])
 def test_write_refuses_what_is_no_mask(tmp_path, bad):
     with pytest.raises(ValueError, match="a mask is uint8"):

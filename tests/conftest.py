@@ -1,0 +1,40 @@
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stcl_cli.config import SegtrainConfig, TrainConfig
+from stcl_cli.formats.masks import write_mask
+
+NAMES = ("a", "sub dir/bär 01", "sub dir/c.v1")
+
+
+class Trained(NamedTuple):
+    """Photos, and both networks after one step: what they say is noise, but said as ever."""
+
+    root: Path
+    photos: Path
+    run: Path
+    seg: Path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Trained:
+    from stcl_cli.stages import segtrain, train  # here, as most tests do without torch
+
+    root = tmp_path_factory.mktemp("trained")
+    rng = np.random.default_rng(0)
+    for name in NAMES:
+        path = root / "photos" / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 56, 3), dtype=np.uint8)).save(path)
+        write_mask(root / "truth" / f"{name}.png", rng.integers(0, 3, (40, 56), dtype=np.uint8))
+    (root / "labels.csv").write_text("".join(f"{name},cat;dog\n" for name in NAMES))
+    (root / "truth" / "classes.txt").write_text("cat\ndog\n")
+    tiny = {"images": str(root / "photos"), "pretrained": False, "device": "cpu"}
+    tiny |= {"iterations": 1, "batch_size": 2, "crop_size": 32}
+    train.run(TrainConfig(labels=str(root / "labels.csv"), output=str(root / "run"), backbone="stcl_tiny", **tiny))
+    segtrain.run(SegtrainConfig(masks=str(root / "truth"), output=str(root / "seg"), encoder="stcl_tiny", **tiny))
+    return Trained(root, root / "photos", root / "run", root / "seg")

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from stcl_cli.config import PredictConfig
+from stcl_cli.formats.masks import read_mask
+from stcl_cli.stages import predict
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    def run(**settings):
+        items = []
+        settings = {"images": str(trained.photos), "output": str(tmp_path / "out"), "device": "cpu"} | settings
+        result = predict.run(PredictConfig(model=str(trained.seg), **settings), items.append)
+        return result, items
+
+    return run
+
+
+def test_a_mask_of_the_photo_s_size_for_every_photo(run, tmp_path):
+    result, items = run()
+    assert (result.summary, result.skipped) == (None, 0)
+    assert [item["image"] for item in items] == ["a", "sub dir/bär 01", "sub dir/c.v1"]
+    for item in items:
+        assert item["output"] == tmp_path / "out" / f"{item['image']}.png"
+        mask_HW = read_mask(item["output"])
+        assert mask_HW.shape == (40, 56)
+        names = ("background", "cat", "dog")
+        assert item["classes"] == [names[value] for value in np.unique(mask_HW) if value]
+
+
+def test_resume_adds_what_lacks(run, tmp_path):
+    run()
+    (tmp_path / "out" / "a.png").unlink()
+    assert [item["image"] for item in run(resume=True)[1]] == ["a"]
+    items = run(resume=True, overlays=str(tmp_path / "look"))[1]
+    assert [item["overlay"].is_file() for item in items] == [True] * 3
+    assert run(resume=True, overlays=str(tmp_path / "look"))[1] == []
+
+
+def test_a_broken_photo_is_skipped(run, trained, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "broken.jpg").write_text("no photo")
+    (tmp_path / "photos" / "good.jpg").write_bytes((trained.photos / "a.jpg").read_bytes())
+    result, items = run(images=str(tmp_path / "photos"))
+    assert (result.skipped, [item["image"] for item in items]) == (1, ["good"])
+    assert "broken.jpg: is not an image" in (tmp_path / "out" / "failed.jsonl").read_text()

@@ -1,0 +1,112 @@
+"""The command line as a shell meets it: pipes, terminals, Ctrl-C."""
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SHELL = f'set -eo pipefail; stcl() {{ "{sys.executable}" -m stcl_cli "$@"; }}; '
+
+
+@pytest.fixture
+def shell(trained, tmp_path):
+    """Run bash in a folder that holds photos, RUN, SEG and TRUTH."""
+    for name, path in {"photos": "photos", "RUN": "run", "SEG": "seg", "TRUTH": "truth"}.items():
+        (tmp_path / name).symlink_to(trained.root / path)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+    def run(command: str, **settings) -> subprocess.Popen:
+        settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
+        return subprocess.Popen(["bash", "-c", SHELL + command], cwd=tmp_path, env=environment, **settings)
+
+    return run
+
+
+def finished(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out.decode(), err.decode()
+
+
+def test_from_find_to_masks(shell, tmp_path):
+    code, out, err = finished(
+        shell(
+            "find photos/ -name '*.jpg' | stcl cam - -m RUN -o CAMS "
+            "&& stcl -q refine CAMS --images photos -o MASKS --method none --overlays LOOK"
+        )
+    )
+    assert code == 0, err
+    assert out.splitlines() == [
+        "CAMS/photos/a.safetensors",
+        "CAMS/photos/sub dir/bär 01.safetensors",
+        "CAMS/photos/sub dir/c.v1.safetensors",
+        "MASKS/a.png",
+        "MASKS/sub dir/bär 01.png",
+        "MASKS/sub dir/c.v1.png",
+    ]
+    assert all((tmp_path / line).is_file() for line in out.splitlines())
+    assert "3 CAMs in CAMS\nnext: stcl refine CAMS --images PHOTOS -o MASKS\n" in err
+    assert "masks in" not in err  # -q
+    assert "\x1b" not in err  # no terminal: no bar, no colours
+
+
+def test_json_lines_into_a_reader_that_stops_early(shell):
+    read_one = f'"{sys.executable}" -c "print(input())"'
+    code, out, err = finished(shell(f"stcl -q predict photos -m SEG -o PRED --json | {read_one} || true"))
+    assert json.loads(out)["image"] == "a"
+    assert (code, err) == (0, "")
+
+
+@pytest.mark.skipif(not shutil.which("jq"), reason="needs jq")
+def test_eval_into_jq(shell):
+    code, out, _ = finished(shell("stcl eval TRUTH --truth TRUTH | jq .miou"))
+    assert code == 0
+    assert float(out) == 1.0
+
+
+def test_a_bar_on_the_terminal_and_items_in_the_pipe(shell):
+    ours, theirs = pty.openpty()
+    process = shell("stcl cam photos -m RUN -o CAMS", stderr=theirs)
+    os.close(theirs)
+    out, _ = process.communicate(timeout=600)
+    shown = b""
+    while chunk := _read(ours):
+        shown += chunk
+    assert out.decode().splitlines()[0] == "CAMS/a.safetensors"
+    assert "━".encode() in shown
+    assert b"a.safetensors" not in shown
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # its other end is closed
+        return b""
+
+
+def test_ctrl_c_leaves_whole_files_and_says_how_to_go_on(shell, tmp_path):
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(200):
+        os.link(tmp_path / "photos" / "a.jpg", many / f"{number:03}.jpg")
+    process = shell(
+        f"exec '{sys.executable}' -m stcl_cli -q cam many -m RUN -o 'CA MS'",
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # where tests run in the background it is off
+    )
+    assert process.stdout.readline() == b"CA MS/000.safetensors\n"
+    process.send_signal(signal.SIGINT)
+    code, _, err = finished(process)
+    assert code == 130
+    assert err == "stcl: stopped; its files are whole, go on with: stcl cam --config 'CA MS' --resume\n"
+    files = [path.name for path in Path(tmp_path, "CA MS").iterdir()]
+    assert len(files) < 200
+    assert not [name for name in files if name.startswith(".")]
+    code, out, err = finished(shell("stcl -q cam --config 'CA MS' --resume"))
+    assert (code, err) == (0, "")
+    assert 0 < out.count("\n") < 200  # what was done is not done again
+    assert len(list(Path(tmp_path, "CA MS").glob("*.safetensors"))) == 200
