@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class ProjectionHead(nn.Module):
-    """MLP, L2 normalisation, weight-normed linear layer: (..., D) -> (..., out).
+    """MLP, L2 normalisation, weight-normed linear layer: (..., D) -> (..., out), of unit length.
 
     DINO's head (Caron et al. 2021), as ToCo uses it.
     """
@@ -28,7 +28,8 @@ class ProjectionHead(nn.Module):
         self.directions = nn.Parameter(torch.randn(out, bottleneck) / bottleneck**0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return F.linear(F.normalize(self.mlp(tokens), dim=-1), F.normalize(self.directions, dim=-1))
+        prototypes = F.linear(F.normalize(self.mlp(tokens), dim=-1), F.normalize(self.directions, dim=-1))
+        return F.normalize(prototypes, dim=-1)  # so that a dot product of two is a cosine
 
 
 class TeacherHead(nn.Module):

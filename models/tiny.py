@@ -41,6 +41,6 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def stcl_tiny(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """4 blocks of width 128 with 4 heads, 8-pixel patches. There are no pretrained weights."""
-    sizes = {"img_size": 96, "patch_size": PATCH_SIZE, "embed_dim": 128, "depth": 4, "num_heads": 4}
+    """3 blocks of width 128 with 4 heads, 8-pixel patches. There are no pretrained weights."""
+    sizes = {"img_size": 96, "patch_size": PATCH_SIZE, "embed_dim": 128, "depth": 3, "num_heads": 4, "mlp_ratio": 2}
     return build_model_with_cfg(VisionTransformer, "stcl_tiny", pretrained, embed_layer=ConvStem, **(sizes | kwargs))

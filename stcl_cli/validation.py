@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from stcl_models.stcl import Stcl, resize
 
 from stcl_cli.cam_sweep import CamSweep
 from stcl_cli.cams import normalise_cams
@@ -19,6 +18,7 @@ from stcl_cli.formats.files import output_path
 from stcl_cli.inference import photo_cams, photo_scores
 from stcl_cli.metrics import confusion_matrix, mean_iou
 from stcl_cli.runtime import Runtime
+from stcl_models.stcl import Stcl, resize
 
 Validation = Callable[[], dict[str, Any]]
 

@@ -15,7 +15,7 @@ from stcl_cli.networks import (
     parameter_groups,
 )
 
-TRAIN = TrainConfig(images="", labels="", output="", backbone="stcl_tiny", pretrained=False)
+TRAIN = TrainConfig(images="", labels="", output="", backbone="stcl_tiny", aux_layer=-2, pretrained=False)
 SEGTRAIN = SegtrainConfig(images="", masks="", output="", encoder="stcl_tiny", pretrained=False)
 CLASSES = ("cat", "dog")
 
@@ -40,6 +40,7 @@ def test_a_run_is_loaded_from_its_checkpoint_alone(run):
     folder, model = run
     loaded, info, config = load_stcl(folder)
     assert same_weights(loaded, model)
+    assert loaded.backbone.aux_index == 2
     assert info.classes == CLASSES
     assert config.crop_size == TRAIN.crop_size
 

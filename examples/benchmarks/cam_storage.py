@@ -69,8 +69,14 @@ def main() -> None:
                 mask = refine_masks([cam], [pixels], config, runtime.device)[0]
                 totals[name] = totals[name] + confusion_matrix(truth, mask, len(info.classes) + 1)
     miou = {name: 100 * mean_iou(total) for name, total in totals.items()}
-    print(json.dumps({"photos": len(matched), "method": config.method, **{f"miou_{k}": round(v, 3) for k, v in miou.items()},
-                      "difference": round(miou["file"] - miou["float32"], 3), "largest_file_bytes": largest}))  # fmt: skip
+    result = {
+        "photos": len(matched),
+        "method": config.method,
+        **{f"miou_{name}": round(value, 3) for name, value in miou.items()},
+        "difference": round(miou["file"] - miou["float32"], 3),
+        "largest_file_bytes": largest,
+    }
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ def dense_crf(probs: Sequence[Tensor], photos: Sequence[np.ndarray | Tensor], pa
     for p, photo in zip(probs, photos, strict=True):
         if p.shape[-2:] != photo.shape[:2]:
             raise ValueError(f"scores {tuple(p.shape)} and photo {tuple(photo.shape)} differ in size")
-    # Never touched. Having seen it freed, glibc reuses blocks up to its size and no longer asks the kernel for each: a
-    # tenth to a quarter of the CPU time with 21 labels.
+    # Never touched. Having seen it freed, glibc reuses blocks up to its size and no longer asks the kernel for each:
+    # about a tenth of the CPU time with 21 labels.
     torch.empty(REUSED_BYTES, dtype=torch.uint8)
     device, K = probs[0].device, max(p.shape[-3] for p in probs)
     sizes = tuple((p.shape[-2], p.shape[-1]) for p in probs)
@@ -84,7 +84,7 @@ def _divide(x: Tensor, width: float) -> Tensor:
     )  # by a number, CUDA would multiply by 1 / width
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def _position_lattice(sizes: tuple[tuple[int, int], ...], width: float, device: torch.device) -> Lattice:
     return build_lattice([_position_features(H, W, width, device) for H, W in sizes])
 

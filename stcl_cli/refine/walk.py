@@ -50,7 +50,7 @@ def random_walk(
     h, w, J = index_hwJ.shape
     if cams_Khw.shape[1:] != (h, w):
         raise ValueError(f"activations {tuple(cams_Khw.shape)} are not on the affinity's {h} x {w} patches")
-    weight_NJ = similarity_hwJ.float().pow(sharpness).view(-1, J)
+    weight_NJ = similarity_hwJ.float().pow(sharpness).reshape(-1, J)
     weight_NJ /= weight_NJ.sum(1, keepdim=True).clamp_(min=1e-12)
     start = torch.arange(0, h * w * J, J, dtype=torch.int32, device=index_hwJ.device)
     step = Bags(index_hwJ.flatten().int(), start, weight_NJ.flatten())

@@ -15,7 +15,7 @@ from stcl_cli.formats.files import output_path
 from stcl_cli.inference import photo_cams
 from stcl_cli.networks import load_stcl
 from stcl_cli.runtime import make_runtime
-from stcl_cli.stages.output import Done, Result, nobody, open_folder, skip
+from stcl_cli.stages.output import Done, Result, nobody, open_folder, say_next, skip
 
 
 def run(config: CamConfig, done: Done = nobody) -> Result:
@@ -59,7 +59,6 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
                 names = [info.classes[label] for label in labels]
                 done({"image": photo.name, "output": path, "classes": names, "source": file.source})
             gauge.advance()
-    images = "PHOTOS" if config.images == "-" else config.images
     say(f"{len(wanted) + len(skipped) - len(failures)} CAMs in {folder}")
-    say(f"next: stcl refine {folder} --images {images} -o MASKS")
+    say_next("refine", folder, "--images", config.images, "-o", "MASKS")
     return Result(skipped=len(failures))

@@ -1,4 +1,4 @@
-"""The STCL training objective: one batch of labelled photos -> loss and its parts (METHOD: ToCo's losses, ours where said).
+"""The STCL training objective: one batch of labelled photos -> loss and its parts (ToCo's losses, ours where said).
 
 Shapes: B photos, C classes, K label slots, H x W crop, h x w patch tokens, N = h * w, L local crops.
 """
@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from stcl_models.backbone import Tokens
-from stcl_models.stcl import CamPass, Stcl, resize
 from torch import Tensor
 
 from stcl_cli.cams import cut_crops, gather_slots, label_map, label_slots, local_crop_corners, normalise_cams
@@ -21,6 +19,8 @@ from stcl_cli.losses.patch_contrast import patch_contrast
 from stcl_cli.losses.segmentation import balanced_cross_entropy
 from stcl_cli.refine.par import pixel_adaptive_refine
 from stcl_cli.runtime import Runtime
+from stcl_models.backbone import Tokens
+from stcl_models.stcl import CamPass, Stcl, resize
 
 
 class Objective:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 
 from stcl_cli.config import Folder, PredictConfig, RefineConfig
-from stcl_cli.console import detail
+from stcl_cli.console import detail, say
 from stcl_cli.data.photos import Photo, read_photo
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import BACKGROUND, write_classes
@@ -69,6 +70,11 @@ def skip(failures: Failures, skipped: Iterable[tuple[str, object]]) -> None:
     for name, reason in skipped:
         failures.add(name, reason)
         detail(f"skipped {shown(name)}: {reason}")
+
+
+def say_next(*words: str | Path) -> None:
+    """Name the command that usually follows. A list on stdin is used up, so PHOTOS stands for it."""
+    say("next: stcl " + shlex.join("PHOTOS" if word == "-" else str(word) for word in words))
 
 
 class MaskFolder:

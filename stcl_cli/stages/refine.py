@@ -26,7 +26,7 @@ from stcl_cli.refine.crf import dense_crf
 from stcl_cli.refine.par import pixel_adaptive_refine
 from stcl_cli.refine.presets import CRF_PRESETS
 from stcl_cli.runtime import cores, pick_device
-from stcl_cli.stages.output import Done, MaskFolder, Result, nobody, skip
+from stcl_cli.stages.output import Done, MaskFolder, Result, nobody, say_next, skip
 
 CUDA_BATCH = 16  # photos refined together on a GPU; a core takes one at a time
 
@@ -62,8 +62,7 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
                     done(outcome)
             gauge.advance(len(outcomes))
     say(f"{len(jobs) + len(skipped) - len(folder.failures)} masks in {folder.path}")
-    images = "PHOTOS" if config.images == "-" else config.images
-    say(f"next: stcl segtrain {images} --masks {folder.path} -o SEG")
+    say_next("segtrain", config.images, "--masks", folder.path, "-o", "SEG")
     return Result(skipped=len(folder.failures))
 
 

@@ -13,7 +13,7 @@ from stcl_cli.errors import StclError
 from stcl_cli.networks import build_stcl, parameter_groups
 from stcl_cli.runtime import make_runtime, seed_everything
 from stcl_cli.stages.objective import Objective
-from stcl_cli.stages.output import Result, open_folder, skip
+from stcl_cli.stages.output import Result, open_folder, say_next, skip
 from stcl_cli.validation import cam_validation
 
 
@@ -56,6 +56,6 @@ def run(config: TrainConfig) -> Result:
             validate=cam_validation(model, config, runtime, labelled),
         )
     )
-    named = "" if config.labels_format == "auto" else f" --labels-format {config.labels_format}"
-    say(f"next: stcl cam {config.images} -m {config.output} --labels {config.labels}{named} -o CAMS")
+    named = () if config.labels_format == "auto" else ("--labels-format", config.labels_format)
+    say_next("cam", config.images, "-m", config.output, "--labels", config.labels, *named, "-o", "CAMS")
     return Result(skipped=len(failures))

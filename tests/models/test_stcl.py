@@ -38,6 +38,13 @@ def test_the_classifier_reads_the_largest_of_each_feature_and_its_weights_give_t
         assert torch.allclose(cam[1, :, 2, 3], weight @ read[1, 2 * 4 + 3], atol=1e-5)
 
 
+def test_the_mean_of_a_share_of_the_tokens_can_stand_in_for_the_largest(model, images):
+    shared = Stcl(model.backbone, 3, top_share=0.25).eval()
+    tokens = shared.backbone(images)
+    scores = [sorted(cam.flatten().tolist())[-6:] for cam in shared.activations(tokens)[0].flatten(0, 1)]
+    assert torch.allclose(shared.logits(tokens)[0].flatten(), torch.tensor(scores).mean(1), atol=1e-5)
+
+
 def test_cam_pass_is_the_mean_over_scales_of_folded_maps(model, images):
     def folded(scaled):
         plain, mirror = (model.activations(model.backbone(x)) for x in (scaled, scaled.flip(-1)))

@@ -1,0 +1,114 @@
+import json
+from dataclasses import replace
+
+import pytest
+from safetensors.torch import load_file
+
+from stcl_cli.config import TrainConfig
+from stcl_cli.errors import StclError
+from stcl_cli.stages import train
+
+
+@pytest.fixture
+def config(trained, tmp_path) -> TrainConfig:
+    return TrainConfig(
+        images=str(trained.photos),
+        labels=str(trained.root / "labels.csv"),
+        output=str(tmp_path / "run"),
+        backbone="stcl_tiny",
+        pretrained=False,
+        device="cpu",
+        iterations=4,
+        batch_size=2,
+        crop_size=32,
+        contrast_start=0.25,
+        segmentation_start=0.5,
+        save_every=2,
+        log_every=1,
+    )
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_phases_join_one_after_the_other(config, tmp_path):
+    assert train.run(config).skipped == 0
+    parts = [set(record) & {"cls", "cls_aux", "patch", "class", "seg", "reg"} for record in records(tmp_path / "run")]
+    always = {"cls", "cls_aux"}
+    assert parts == [always, always | {"patch", "class"}, *[always | {"patch", "class", "seg", "reg"}] * 2]
+    assert (tmp_path / "run" / "classes.txt").read_text().split() == ["background", "cat", "dog"]
+
+
+def test_switched_off_parts_are_not_computed(config, tmp_path):
+    train.run(replace(config, w_patch=0.0, w_class=0.0, w_seg=0.0, iterations=3))
+    assert not {"patch", "class", "seg", "reg"} & set(records(tmp_path / "run")[-1])
+
+
+def test_resumed_run_ends_with_the_same_weights(config, tmp_path, monkeypatch):
+    train.run(config)
+
+    class Killed(Exception):
+        pass
+
+    batches = train.training_batches
+
+    def stopping(*arguments):
+        def some(first, last):
+            for number, batch in enumerate(batches(*arguments)(first, last), first):
+                if number == 3:
+                    raise Killed
+                yield batch
+
+        return some
+
+    other = replace(config, output=str(tmp_path / "other"))
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "training_batches", stopping)
+        with pytest.raises(Killed):
+            train.run(other)
+    train.run(replace(other, resume=True))
+    whole, resumed = (load_file(tmp_path / name / "checkpoints" / "last.safetensors") for name in ("run", "other"))
+    assert whole.keys() == resumed.keys()
+    assert all(whole[name].equal(resumed[name]) for name in whole)
+
+
+def test_measuring_changes_nothing_and_keeps_the_best(config, trained, tmp_path):
+    train.run(config)
+    measured = replace(config, output=str(tmp_path / "measured"), val_masks=str(trained.root / "truth"), val_every=2)
+    train.run(measured)
+    values = [r["val_miou"] for r in records(tmp_path / "measured") if "val_miou" in r]
+    assert len(values) == 2
+    assert all(0 <= value <= 1 for value in values)
+    assert (tmp_path / "measured" / "checkpoints" / "best.safetensors").is_file()
+    plain, other = (load_file(tmp_path / name / "checkpoints" / "last.safetensors") for name in ("run", "measured"))
+    assert all(plain[name].equal(other[name]) for name in plain)
+
+
+def test_a_bad_photo_is_skipped_and_named(config, trained, tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "photos" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes((trained.photos / "a.jpg").read_bytes())
+    (tmp_path / "photos" / "b.jpg").write_bytes(b"")
+    (tmp_path / "labels.csv").write_text("image,labels\na,cat\nb,dog\ngone,dog\n")
+    changed = replace(config, images=str(tmp_path / "photos"), labels=str(tmp_path / "labels.csv"))
+    assert train.run(changed).skipped == 2
+    failed = [json.loads(line) for line in (tmp_path / "run" / "failed.jsonl").read_text().splitlines()]
+    assert {record["image"] for record in failed} == {"b", "gone"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"crop_size": 40}, "--crop-size 40"),
+        ({"device": "cuda:99"}, "--device cuda:99"),
+        ({"backbone": "resnet18"}, "resnet18"),
+        ({"weights": "pyproject.toml"}, "safetensors"),
+        ({"labels": "nowhere.csv"}, "nowhere.csv"),
+    ],
+)
+def test_one_line_names_what_is_wrong_and_nothing_is_written(config, tmp_path, change, words):
+    with pytest.raises(StclError, match=words) as caught:
+        train.run(replace(config, **change))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
