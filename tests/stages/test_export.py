@@ -1,10 +1,13 @@
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from stcl_cli.cli import main
 from stcl_cli.config import ExportConfig
 from stcl_cli.errors import StclError
 from stcl_cli.export.npy import NpyWriter
@@ -139,3 +142,21 @@ def test_nothing_to_export(folder):
 def test_it_is_said_where_ignored_pixels_get_lost(folder, to, said, capsys):
     export.run(config(folder, to))
     assert (f"16.7% of the pixels are 255 (ignored), which {to} cannot say" in capsys.readouterr().err) is said
+
+
+def commands_in_the_documentation():
+    text = Path(__file__).parents[2].joinpath("docs", "export.md").read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line.startswith("stcl export")]
+
+
+def test_the_documentation_shows_every_format():
+    assert [line.split()[4] for line in commands_in_the_documentation()] == list(export.WRITERS)
+
+
+@pytest.mark.parametrize("command", commands_in_the_documentation())
+def test_the_documentation_s_commands_run(folder, command, monkeypatch):
+    monkeypatch.chdir(folder)
+    result = CliRunner().invoke(main, command.split()[1:])
+    assert result.exit_code == 0
+    assert all(Path(line).is_file() for line in result.stdout.splitlines())
+    assert result.stdout

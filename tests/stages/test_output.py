@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from stcl_cli.config import PredictConfig
 from stcl_cli.data.photos import Photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.runs import read_jsonl
-from stcl_cli.stages.output import OVERLAY_SIDE, MaskFolder, skip, write_overlay
+from stcl_cli.stages.output import OVERLAY_SIDE, MaskFolder, say_next, skip, write_overlay
 
 MASK = np.array([[0, 0, 1], [2, 2, 255]], np.uint8)
 
@@ -100,3 +101,8 @@ def test_what_is_skipped_is_on_record(open_masks):
         {"image": "a", "reason": "is broken"},
         {"image": "b", "reason": "b.jpg: is empty"},
     ]
+
+
+def test_the_next_command_can_be_copied(capsys):
+    say_next("refine", Path("my cams"), "--images", "-", "-o", "MASKS")
+    assert capsys.readouterr().err == "next: stcl refine 'my cams' --images PHOTOS -o MASKS\n"

@@ -1,0 +1,48 @@
+import pytest
+
+from stcl_cli.config import CamConfig
+from stcl_cli.formats.cams import read_cam
+from stcl_cli.formats.runs import read_jsonl
+from stcl_cli.stages import cam
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    def run(**settings):
+        items = []
+        settings = {"images": str(trained.photos), "output": str(tmp_path / "out"), "device": "cpu"} | settings
+        result = cam.run(CamConfig(model=str(trained.run), scales=(1.0,), **settings), items.append)
+        return result, items
+
+    return run
+
+
+def test_a_file_and_an_item_for_every_photo(run, tmp_path):
+    (tmp_path / "labels.csv").write_text("a,cat\nbär 01,dog\nc.v1,cat;dog\n")
+    result, items = run(labels=str(tmp_path / "labels.csv"))
+    assert (result.summary, result.skipped) == (None, 0)
+    assert [(item["image"], item["classes"], item["source"]) for item in items] == [
+        ("a", ["cat"], "given"),
+        ("sub dir/bär 01", ["dog"], "given"),
+        ("sub dir/c.v1", ["cat", "dog"], "given"),
+    ]
+    for item in items:
+        file = read_cam(item["output"])
+        assert [file.classes[label] for label in file.labels] == item["classes"]
+        assert file.size == (40, 56)
+
+
+def test_without_labels_the_classifier_s(run):
+    assert [item["classes"] for item in run(threshold=0.0)[1]] == [["cat", "dog"]] * 3
+    items = run(threshold=1.0, overwrite=True)[1]
+    assert [(item["classes"], item["source"]) for item in items] == [([], "predicted")] * 3
+
+
+def test_resume_and_what_is_skipped(run, tmp_path):
+    (tmp_path / "labels.csv").write_text("a,cat\nbär 01,dog\n")
+    settings = {"labels": str(tmp_path / "labels.csv")}
+    assert run(**settings)[0].skipped == 1
+    (record,) = read_jsonl(tmp_path / "out" / "failed.jsonl")
+    assert record["image"] == "sub dir/c.v1"
+    (tmp_path / "out" / "a.safetensors").unlink()
+    assert [item["image"] for item in run(resume=True, **settings)[1]] == ["a"]

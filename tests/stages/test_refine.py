@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from stcl_cli.config import RefineConfig
+from stcl_cli.errors import StclError
+from stcl_cli.formats.cams import CamFile, write_cam
+from stcl_cli.formats.masks import read_mask
+from stcl_cli.formats.runs import read_jsonl
+from stcl_cli.stages import refine
+
+NAMES = ("a", "sub dir/bär 01")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two photos of 12 x 8 pixels, green on the left, and CAMs that say so: class 2, dog, is on the left."""
+    pixels_HW3 = np.zeros((8, 12, 3), np.uint8)
+    pixels_HW3[:, :6, 1] = 255
+    cam_KHW = np.zeros((1, 8, 12), np.float32)
+    cam_KHW[:, :, :6] = 1
+    for name in NAMES:
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels_HW3).save(tmp_path / "photos" / f"{name}.png")
+        cam = CamFile(classes=("cat", "dog"), labels=(1,), cam_KHW=cam_KHW, size=(8, 12))
+        write_cam(tmp_path / "cams" / f"{name}.safetensors", cam)
+    (tmp_path / "cams" / "classes.txt").write_text("cat\ndog\n")
+    return tmp_path
+
+
+def run(folder, **settings):
+    items = []
+    settings = {"method": "none", "output": str(folder / "out"), "device": "cpu", "workers": 1} | settings
+    config = RefineConfig(cams=str(folder / "cams"), images=str(folder / "photos"), **settings)
+    return refine.run(config, items.append), items
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "par"}, {"method": "crf"}, {"workers": 2}])
+def test_masks_and_items(folder, settings):
+    result, items = run(folder, **settings)
+    assert result.skipped == 0
+    assert [(item["image"], item["classes"], item["ignored"]) for item in items] == [
+        (name, ["dog"], 0.0) for name in NAMES
+    ]
+    for item in items:
+        mask_HW = read_mask(item["output"])
+        assert (mask_HW[:, :4] == 2).all()
+        assert (mask_HW[:, 8:] == 0).all()
+
+
+def test_resume_adds_what_lacks(folder):
+    run(folder)
+    (folder / "out" / "a.png").unlink()
+    _, items = run(folder, resume=True, overlays=str(folder / "look"))
+    assert [item["overlay"].is_file() for item in items] == [True, True]
+    assert run(folder, resume=True, overlays=str(folder / "look"))[1] == []
+
+
+def test_a_cam_without_a_photo_and_one_of_another_shape_are_skipped(folder):
+    (folder / "photos" / "a.png").unlink()
+    Image.new("RGB", (5, 20)).save(folder / "photos" / "sub dir" / "bär 01.png")
+    result, items = run(folder)
+    assert (result.skipped, items) == (2, [])
+    reasons = {record["image"]: record["reason"] for record in read_jsonl(folder / "out" / "failed.jsonl")}
+    assert "there is no photo of this name" in reasons["a"]
+    assert "is of a photo of another shape" in reasons["sub dir/bär 01"]
+
+
+def test_no_cams(folder):
+    (folder / "cams" / "a.safetensors").unlink()
+    (folder / "photos" / "sub dir" / "bär 01.png").unlink()
+    with pytest.raises(StclError, match="cams: holds no CAM file for any photo"):
+        run(folder)
