@@ -97,6 +97,7 @@ def test_long_bags_in_two_levels_sum_the_same(monkeypatch: pytest.MonkeyPatch):
     (splat,) = plain.splat
     levels = lattice._cut(splat)
     assert torch.diff(levels[0].start).max() <= 7
+    assert levels[0].weight is splat.weight  # which normalisation scales afterwards
     x = torch.rand(300, 3)
     torch.testing.assert_close(levels[1](levels[0](x)), splat(x))
 
