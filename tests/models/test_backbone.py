@@ -62,7 +62,7 @@ def test_names_that_are_no_backbone(name, reason):
 
 @pytest.mark.parametrize("aux_layer", [-5, 0, 1])
 def test_auxiliary_layers_that_are_not_there(aux_layer):
-    with pytest.raises(BackboneError, match=r"the 4 blocks of stcl_tiny: give -4 to -1"):
+    with pytest.raises(BackboneError, match=r"the 3 blocks of stcl_tiny: give -3 to -1"):
         Backbone("stcl_tiny", aux_layer=aux_layer)
 
 

@@ -5,14 +5,15 @@ from helpers import randn
 from stcl_models.heads import LargeFov, ProjectionHead, TeacherHead
 
 
-def test_projection_compares_with_directions_of_unit_length():
+def test_projection_compares_with_unit_directions_and_has_unit_length():
     head = ProjectionHead(8, out=16, bottleneck=4)
     tokens = torch.randn(2, 3, 8)
     out = head(tokens)
     assert out.shape == (2, 3, 16)
     unit = torch.nn.functional.normalize(head.mlp(tokens), dim=-1)
     cosine = torch.nn.functional.cosine_similarity(unit[:, :, None], head.directions, dim=-1)
-    assert torch.allclose(out, cosine, atol=1e-6)
+    assert torch.allclose(out, cosine / cosine.norm(dim=-1, keepdim=True), atol=1e-6)
+    assert torch.allclose(out.norm(dim=-1), torch.ones(2, 3))
 
 
 def test_teacher_is_the_moving_average_of_its_student():
