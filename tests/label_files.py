@@ -196,6 +196,18 @@ def yolo_with_classes_txt(root, table):
     return root / "yolo"
 
 
+def yolo_darknet(root, table):
+    """CVAT's and Datumaro's YOLO 1.1."""
+    for name, shows in table.items():
+        path = root / "darknet" / "obj_train_data" / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{CLASSES.index(label)} 0.1 0.2 0.9 0.2\n" for label in shows))
+    (root / "darknet" / "obj.names").write_text("".join(f"{label}\n" for label in CLASSES), encoding="utf-8")
+    (root / "darknet" / "obj.data").write_text(f"classes = {len(CLASSES)}\nnames = data/obj.names\n")
+    (root / "darknet" / "train.txt").write_text("".join(f"data/obj_train_data/{name}.jpg\n" for name in table))
+    return root / "darknet"
+
+
 def masks(root, table):
     for name, shows in table.items():
         mask = np.zeros((6, 8), np.uint8)
@@ -257,9 +269,9 @@ def label_studio(root, table):
 
 
 def label_studio_min(root, table):
-    """JSON-MIN: several choices are an object, one is text."""
+    """JSON-MIN: several choices are an object, one is text, none is no key."""
     items = [
-        {"image": photo_file(root / "images", name), "id": n, "annotator": 1, "choice": _choices(shows)}
+        {"image": photo_file(root / "images", name), "id": n, **({"choice": _choices(shows)} if shows else {})}
         for n, (name, shows) in enumerate(table.items())
     ]
     return _json(root / "project-1-min.json", items)
@@ -276,7 +288,7 @@ def label_studio_csv(root, table):
 
 
 def _choices(shows):
-    return shows[0] if len(shows) == 1 else {"choices": shows} if shows else []
+    return shows[0] if len(shows) == 1 else {"choices": shows} if shows else ""
 
 
 # Name -> (what writes it, what it is recognised as, the tables it can hold).
@@ -298,6 +310,7 @@ WRITERS = {
     "COCO": (coco, "coco", (single, several)),
     "Ultralytics data.yaml": (ultralytics, "yolo", (single, several)),
     "YOLO with classes.txt": (yolo_with_classes_txt, "yolo", (single, several)),
+    "YOLO 1.1": (yolo_darknet, "yolo", (single, several)),
     "masks": (masks, "masks", (single, several)),
     "npy": (npy, "npy", (single, several)),
     "CVAT for images": (cvat, "cvat", (single, several)),

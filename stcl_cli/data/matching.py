@@ -32,8 +32,8 @@ def match_names(names: Iterable[str], photos: Sequence[Photo]) -> dict[str, Phot
     """The photo that each name means; names that mean none, or no single one, are left out.
 
     Tried in turn: the exact name; the same in another Unicode form or with backslashes; with or without a suffix;
-    a path of this machine; a base name that only one photo and only one of the names still open have; last, the same
-    without the eight digits that Label Studio puts before a name ('3f2a1b8c-photo.jpg').
+    a path of this machine; the end of a path, as long as possible, that only one photo and only one of the names still
+    open have; last, the base name without the eight digits that Label Studio puts before it ('3f2a1b8c-photo.jpg').
     """
     ways = (
         (lambda photo: (photo.name, with_suffix(photo)), str),
@@ -49,13 +49,17 @@ def match_names(names: Iterable[str], photos: Sequence[Photo]) -> dict[str, Phot
             found.update((name, table[key]) for name in missing if (key := key_of(name)) in table)
             missing = [name for name in missing if name not in found]
 
-    table = _unambiguous((_base(with_suffix(photo)), photo) for photo in photos) if missing else {}
-    for base_of in (_base, lambda name: _UPLOADED.sub("", _base(name))):
+    if not missing:
+        return found
+    deepest = min(_depth(missing), _depth(photo.name for photo in photos))
+    for depth in (*range(deepest, 0, -1), 0):  # 0: the base name without what Label Studio puts before it
+        table = _unambiguous((_end(with_suffix(photo), depth or 1), photo) for photo in photos)
         taken = {photo.name for photo in found.values()}
-        bases = Counter(map(base_of, missing))
-        for name in missing:
-            photo = table.get(base_of(name))
-            if photo and photo.name not in taken and bases[base_of(name)] == 1:
+        ends = {name: _end(name, depth) if depth else _UPLOADED.sub("", _end(name, 1)) for name in missing}
+        count = Counter(ends.values())
+        for name, end in ends.items():
+            photo = table.get(end) if end else None
+            if photo and photo.name not in taken and count[end] == 1:
                 found[name] = photo
         missing = [name for name in missing if name not in found]
     return found
@@ -70,8 +74,14 @@ def _path_key(path: str | os.PathLike[str]) -> str:
     return _key(os.path.abspath(path))
 
 
-def _base(name: str) -> str:
-    return posixpath.basename(stem(_key(name)))
+def _end(name: str, depth: int) -> str:
+    """The last `depth` parts of a path, without suffix; '' where it has fewer."""
+    parts = stem(_key(name)).split("/")
+    return "/".join(parts[-depth:]) if len(parts) >= depth else ""
+
+
+def _depth(names: Iterable[str]) -> int:
+    return max((_key(name).count("/") + 1 for name in names), default=0)
 
 
 def _unambiguous(pairs: Iterable[tuple[str, Photo]]) -> dict[str, Photo]:

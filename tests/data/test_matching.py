@@ -66,6 +66,30 @@ def test_base_names_only_where_they_are_unique():
     assert list(match_names(["cat/a", "dog/a"], photos("dog/a.jpg"))) == ["dog/a"]
 
 
+def test_ends_of_paths_as_long_as_possible():
+    both = ("train/a.jpg", "val/a.jpg")
+    assert match("images/train/a.jpg", *both) == "train/a.jpg"
+    assert match("/theirs/images/val/a", *both) == "val/a.jpg"
+    assert match("a", "x/train/a.jpg", "x/val/a.jpg") is None
+    assert match("train/a", "x/train/a.jpg", "x/val/a.jpg") == "x/train/a.jpg"
+    assert match("other/train/a", "x/train/a.jpg", "x/val/a.jpg") == "x/train/a.jpg"
+    assert match_names(["p/train/a", "q/train/a"], photos("train/a.jpg")) == {}
+    named = match_names(["p/train/a", "p/val/a", "p/none/b"], photos("train/a.jpg", "val/a.jpg", "val/b.jpg"))
+    assert {name: photo.name for name, photo in named.items()} == {
+        "p/train/a": "train/a",
+        "p/val/a": "val/a",
+        "p/none/b": "val/b",
+    }
+
+
+def test_digits_that_label_studio_puts_before_names():
+    assert match("/data/upload/1/3f2a1b8c-a.jpg", "sub/a.jpg") == "sub/a.jpg"
+    assert match("3f2a1b8c-a.jpg", "a.jpg", "3f2a1b8c-a.jpg") == "3f2a1b8c-a.jpg"
+    assert match("3f2a1b8-a.jpg", "a.jpg") is None
+    assert match("3f2a1b8c-a.jpg", "x/a.jpg", "y/a.jpg") is None
+    assert match_names(["3f2a1b8c-a.jpg", "00000000-a.jpg"], photos("a.jpg")) == {}
+
+
 def test_several_names_of_one_photo():
     assert set(match_names(["a", "a.jpg", "./a"], photos("a.jpg"))) == {"a", "a.jpg", "./a"}
 

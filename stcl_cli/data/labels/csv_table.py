@@ -86,7 +86,7 @@ def _keys(line: _Line) -> list[str]:
 
 def _names(cell: str, delimiter: str, origin: str) -> list[str]:
     """Class names in a cell; Label Studio writes several choices, and regions, as JSON."""
-    if cell.startswith(("{", "[")):
+    if cell.startswith(('{"', "[{", '["')):
         try:
             return class_names(json.loads(cell), origin)
         except (ValueError, RecursionError):

@@ -69,24 +69,22 @@ def read(value: Any, file: str) -> Table:
     if not isinstance(value, list):
         raise StclError(f'{file}: holds neither an object nor a list; write {{"image": ["class", ...], ...}}')
     rows: list[Row] = []
-    columns: dict[str, None] | None = {}
+    columns: dict[str, None] = {}
+    label = _label_key(value)
     for number, item in enumerate(value, 1):
         origin = f"{file} item {number}"
         if not isinstance(item, dict):
             raise StclError(f'{origin}: is no object; write {{"image": "a.jpg", "labels": ["class", ...]}}')
         name = image_of(item, origin)
-        rest = {key: v for key, v in item.items() if key.casefold() not in IMAGE_KEYS}
-        label = next((key for key in rest if key.casefold() in LABEL_KEYS), None)
-        if label is not None:
-            rows.append(Row(origin, name, class_names(rest[label], origin)))
-            columns = None
-        elif rest and is_flags(rest.values()):
-            rows.append(Row(origin, name, class_names(rest, origin)))
-            if columns is not None:
-                columns.update(dict.fromkeys(map(clean_name, rest)))
-        else:
+        if label is not None:  # Label Studio leaves the key out where nothing was chosen
+            rows.append(Row(origin, name, class_names(item.get(label), origin)))
+            continue
+        flags = {key: flag for key, flag in item.items() if key.casefold() not in IMAGE_KEYS}
+        if not flags or not is_flags(flags.values()):
             raise StclError(f'{origin}: has no key "labels"; name the key with its classes so')
-    return Table(rows, list(columns) if columns else None)
+        rows.append(Row(origin, name, class_names(flags, origin)))
+        columns.update(dict.fromkeys(map(clean_name, flags)))
+    return Table(rows, list(columns) or None)
 
 
 def image_of(item: dict[str, Any], origin: str) -> str:
@@ -95,6 +93,12 @@ def image_of(item: dict[str, Any], origin: str) -> str:
         if key.casefold() in IMAGE_KEYS and isinstance(value, str | int):
             return str(value)
     raise StclError(f'{origin}: has no key "image"; name the key with its photo so')
+
+
+def _label_key(items: list[Any]) -> str | None:
+    """The first key in any of the objects that holds classes by its name."""
+    keys = (key for item in items if isinstance(item, dict) for key in item)
+    return next((key for key in keys if key.casefold() in LABEL_KEYS), None)
 
 
 def _is_object(value: dict[str, Any]) -> bool:

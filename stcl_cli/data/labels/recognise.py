@@ -12,6 +12,7 @@ from PIL import Image
 from stcl_cli.data.labels.lists import SYNSETS
 from stcl_cli.data.labels.npy import MAGIC
 from stcl_cli.data.labels.rows import walk
+from stcl_cli.data.labels.yolo import OBJ_NAMES
 from stcl_cli.data.scan import scan_folder
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.classes import CLASSES, read_classes
@@ -69,7 +70,7 @@ def _folder(path: Path) -> str:
     top = {file for file in files if "/" not in file}
     count = Counter(os.path.splitext(file)[1].lower() for file in files)
     photos = sorted(scan_folder(path)[0])
-    if "data.yaml" in top:
+    if "data.yaml" in top or OBJ_NAMES in top:
         return "yolo"
     if "annotations.xml" in top:
         return "cvat"

@@ -27,7 +27,8 @@ def read(path: Path, classes: Sequence[str] | None) -> Table:
         origin = shown(folder / name)
         root = read_xml(folder / name)
         if root.tag != "annotation":
-            raise StclError(f"{origin}: its root is <{shown(root.tag)}>, not VOC's <annotation>; take it out")
+            cure = "give this file itself, CVAT's own format" if root.tag == "annotations" else "take it out"
+            raise StclError(f"{origin}: its root is <{shown(root.tag)}>, not VOC's <annotation>; {cure}")
         names = [clean_name(thing.findtext("name") or "") for thing in root.iterfind("object")]
         if not all(names):
             raise StclError(f"{origin}: has an object without a name; name it or take it out")

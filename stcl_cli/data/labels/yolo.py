@@ -16,6 +16,7 @@ from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import CLASSES, check_classes, read_classes
 from stcl_cli.formats.files import read_text, shown
 
+OBJ_NAMES = "obj.names"
 SPLITS = ("train", "val", "test")
 _NOTHING = ("", "~", "null", "Null", "NULL")
 
@@ -24,29 +25,40 @@ def read(path: Path, classes: Sequence[str] | None) -> Table:
     """Classes in the order of the names; a photo without a label file shows none of them, as for Ultralytics.
 
     Args:
-        path: data.yaml or its folder; or a folder with classes.txt and labels/, as Label Studio and LabelImg write it.
+        path: data.yaml or its folder; a folder with classes.txt and labels/, as Label Studio and LabelImg write it; or
+            one with obj.names and obj_train_data/, as CVAT's YOLO 1.1 is.
 
     Raises:
         StclError: another layout, or a number without a name; names file and line.
     """
     if path.is_dir() and not (path / "data.yaml").is_file():
-        names = read_classes(path / CLASSES)
-        folder = path / "labels" if (path / "labels").is_dir() else path
-        labels = [folder / name for name in files_below(folder, ".txt") if name != CLASSES]
-        return Table([_row(file, file.relative_to(folder).as_posix()[: -len(".txt")], names) for file in labels], names)
+        return _folder(path)
     file = path / "data.yaml" if path.is_dir() else path
     settings = _settings(file)
     names = _names(settings.get("names"), shown(file))
+    if settings.keys().isdisjoint(SPLITS):  # supervision leaves them out
+        settings["train"] = "images"
     rows = []
     for split in SPLITS:
         entries = settings.get(split)
         for entry in entries if isinstance(entries, list) else [entries]:
-            place = None if entry in (None, *_NOTHING) else _find(file, settings.get("path"), entry)
-            if place:
+            if entry in (None, *_NOTHING):
+                continue
+            if place := _find(file, settings.get("path"), entry):
                 rows += [_row(label, photo, names) for photo, label in _pairs(place)]
             elif split == "train":
                 raise StclError(f"{shown(file)}: `train` leads to no photos or labels; correct `path` or `train` in it")
     return Table(rows, names)
+
+
+def _folder(path: Path) -> Table:
+    """A folder with a list of class names and a label file a photo."""
+    if (path / OBJ_NAMES).is_file():
+        names, folders = read_classes(path / OBJ_NAMES), sorted(path.glob("obj_*_data"))
+    else:
+        names, folders = read_classes(path / CLASSES), [path / "labels" if (path / "labels").is_dir() else path]
+    files = [(folder / name, name) for folder in folders for name in files_below(folder, ".txt") if name != CLASSES]
+    return Table([_row(file, name[: -len(".txt")], names) for file, name in files], names)
 
 
 def _settings(file: Path) -> dict[str, Any]:

@@ -117,7 +117,7 @@ CLASSES = NAMES.filter(lambda name: name and "background" not in name.casefold()
 
 
 @settings(deadline=None)  # it writes files
-@given(st.dictionaries(NAMES.filter(bool), st.sets(CLASSES, min_size=1), min_size=1))
+@given(st.dictionaries(NAMES.filter(bool), st.sets(CLASSES, min_size=1, max_size=5), min_size=1, max_size=20))
 def test_what_the_csv_module_writes_comes_back(tmp_path_factory, table):
     path = tmp_path_factory.getbasetemp() / "written.csv"
     with open(path, "w", newline="", encoding="utf-8") as file:
@@ -125,3 +125,33 @@ def test_what_the_csv_module_writes_comes_back(tmp_path_factory, table):
     labels = read_labels(path, None)
     assert {name: {labels.classes[i] for i in shows} for name, shows in labels.by_name.items()} == table
     assert labels.classes == tuple(sorted(set().union(*table.values())))
+
+
+def test_cells_of_json_and_names_that_only_look_like_it(read):
+    cells = ('{"choices": ["cat", "dog"]}', '[{"x": 1.5, "rectanglelabels": ["cat"]}]', '["dog"]', "[1]", "{}", '{"x')
+    text = "image,choice\n" + "".join(f'p{n},"{cell.replace(chr(34), chr(34) * 2)}"\n' for n, cell in enumerate(cells))
+    labels = read(text)
+    shown = [[labels.classes[index] for index in labels.by_name[f"p{n}"]] for n in range(len(cells))]
+    assert shown == [["cat", "dog"], ["cat"], ["dog"], ["[1]"], ["{}"], ['{"x']]
+    with pytest.raises(StclError, match=r"line 2: 3 is no class name"):
+        read('image,choice\na,"{""choices"": [3]}"\n')
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("a.jpg;cat,dog", "b;cat"),  # a photo's suffix says where the first cell ends
+        ("IMAGE;class", "a.jpg;cat,dog"),
+        ("a.jpg\tcat;dog", "b\tcat"),
+        ("class\timage", "cat|dog\ta.jpg"),
+        ("image,fold,label", "a.jpg,1,cat;dog"),
+    ],
+)
+def test_delimiters_and_columns(read, first, second):
+    labels = read(f"{first}\n{second}\n")
+    assert [labels.classes[index] for index in labels.by_name["a.jpg"]] == ["cat", "dog"]
+
+
+def test_columns_of_booleans_behind_the_numbers_of_pandas(read):
+    expected = Labels(("dog", "cat"), {"a": (1,), "b": (0,)})
+    assert read(",image,dog,cat\n0,a,False,True\n1,b,TRUE,false\n") == expected

@@ -36,6 +36,10 @@ def test_a_single_line_of_json_lines(read):
     assert read('{"image": "a", "labels": ["cat"]}\n') == Labels(("cat",), {"a": (0,)})
 
 
+def test_items_without_the_key_that_others_have(read):
+    assert read('[{"image": "a"}, {"image": "b", "label": "cat"}]') == Labels(("cat",), {"a": (), "b": (0,)})
+
+
 def test_items_of_one_photo_add_up(read):
     assert read('[{"file": "a", "label": "cat"}, {"file": "a", "label": "dog"}]').by_name == {"a": (0, 1)}
 

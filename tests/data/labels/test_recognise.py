@@ -60,6 +60,7 @@ def image(mode):
     ("files", "kind"),
     [
         (["data.yaml", "train/x.jpg"], "yolo"),
+        (["obj.names", "obj.data", "train.txt", "obj_train_data/a.txt"], "yolo"),
         (["annotations.xml", "images/a.jpg"], "cvat"),
         (["Annotations/a.xml", "JPEGImages/a.jpg", "ImageSets/Main/train.txt"], "voc"),
         (["a.xml", "a.jpg", "b.jpg"], "voc"),

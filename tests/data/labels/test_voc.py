@@ -24,7 +24,8 @@ def test_objects_not_parts(tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("<annotations/>", ": its root is <annotations>, not VOC's <annotation>"),
+        ("<annotations/>", ": its root is <annotations>, not VOC's <annotation>; give this file itself, CVAT's"),
+        ("<html/>", ": its root is <html>, not VOC's <annotation>; take it out"),
         ("<annotation><object/></annotation>", ": has an object without a name"),
         ("<annotation>", " line 1: is not XML"),
         ('<!DOCTYPE a [<!ENTITY b "cat">]><annotation/>', " line 1: has a document type declaration"),

@@ -34,6 +34,7 @@ EXPECTED = (("dog", "cat"), {"train/x": (0, 1), "train/none": (), "val/x": (1,)}
         "path: /theirs/set\ntrain: images/train\nval: [images/val]\ntest: null\nnames:\n- dog\n- cat",
         "train: ../images/train\nval: ../images/val\ntest: ../images/test\nnc: 2\nnames: ['dog', 'cat']",  # Roboflow
         "train: images\nnames: [dog, cat]",
+        "nc: 2\nnames: [dog, cat]",  # supervision
         "train: train.txt\nval: val.txt\nnames:\n  0: dog\n  1: cat",  # CVAT
     ],
 )
@@ -45,10 +46,19 @@ def test_data_yaml(write, settings):
     assert by_photo(root, root, "") == (EXPECTED[0], {f"images/{k}": v for k, v in EXPECTED[1].items()})
 
 
-def test_label_files_of_photos_that_are_elsewhere(write, tmp_path):
+def test_label_files_of_photos_that_are_elsewhere(write):
     root = write({"set/data.yaml": "train: images/train\nnames: [dog, cat]", "set/labels/train/x.txt": "0 0 0 1 1"})
     write({"mine/x.jpg": ""})
     assert by_photo(root, root / "set/data.yaml", "mine") == (("dog", "cat"), {"x": (0,)})
+
+
+def test_label_files_of_sub_folders_that_are_elsewhere(write):
+    lists = {"set/train.txt": "data/images/train/p/x.jpg\ndata/images/train/q/x.jpg\n"}
+    root = write(
+        {"set/data.yaml": "train: train.txt\nnames: [dog, cat]", "set/labels/train/p/x.txt": "0 0 0 1 1", **lists}
+    )
+    write({"mine/p/x.jpg": "", "mine/q/x.jpg": ""})
+    assert by_photo(root, root / "set", "mine")[1] == {"p/x": (0,), "q/x": ()}
 
 
 def test_classes_txt_beside_the_photos(write):
@@ -83,7 +93,7 @@ LAUGHS = "a0: &a0 [ha, ha]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" 
             "names: !!python/object/apply:os.system ['touch PWNED']\ntrain: images",
             "class 'touch PWNED'|labels/x.txt line",
         ),
-        ("names: [dog]", "data.yaml: `train` leads to no photos"),
+        ("names: [dog]\ntrain: null", "names no photo; read as yolo"),
     ],
 )
 def test_errors(write, monkeypatch, settings, reason):
