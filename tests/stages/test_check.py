@@ -135,6 +135,12 @@ def test_tables_fit_80_columns_whatever_the_names(folder):
     assert "[/]" in cells
 
 
+def test_help_names_every_option():
+    text = CliRunner().invoke(main, ["check", "--help"]).output
+    for option in ("IMAGES", "--labels ", "--labels-format", "--masks", "--list", "--classes", "--json"):
+        assert option in text, option
+
+
 def test_many_skipped_are_named_in_json_only(folder):
     (folder / "labels.csv").write_text("a,cat\n" + "".join(f"none{n},dog\n" for n in range(30)))
     result = stcl(folder / "photos", "--labels", folder / "labels.csv", "--json")
