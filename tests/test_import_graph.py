@@ -15,7 +15,7 @@ LAYERS = [
     {"cli", "__main__"},
     {"stages"},
     {"engine", "validation", "networks", "inference", "data", "refine", "export", "stcl_models"},
-    {"formats", "cams", "cam_sweep", "losses", "metrics", "pictures", "runtime", "console"},
+    {"formats", "cams", "cam_sweep", "losses", "metrics", "pictures", "runtime", "console", "distributed", "launch"},
     {"errors", "config", "stcl_cli"},
 ]
 SHARED_BY_STAGES = {"stcl_cli.stages.output", "stcl_cli.stages.objective"}
