@@ -200,6 +200,7 @@ class CamConfig(Compute):
         (1.0, 0.5, 1.5), "Scales to sum over, each with its mirror image.", multiple=True, range=POSITIVE
     )
     threshold: float = option(0.5, "Without --labels: a class counts as shown from this probability.", range=SHARE)
+    affinity: bool = option(False, "Also keep which patches are alike, for `stcl refine --method affinity`.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,15 +211,44 @@ class RefineConfig(Folder):
     images: str = option(help="The photos the CAMs were made from: a folder, a list file, or -.")
     output: str = output_option("Folder for the masks.")
     overlays: str | None = overlays_option()
-    method: str = option("crf", "How a CAM is fitted to the photo's edges.", choices=("none", "par", "crf"))
+    method: str = option(
+        "crf",
+        "What is done to the CAMs, from patches over pixels to the whole photo. affinity: a random walk completes "
+        "objects (CAMs of `stcl cam --affinity`); par: pixel-adaptive refinement; crf: dense CRF.",
+        choices=("none", "affinity", "par", "crf", "affinity,par", "affinity,crf", "par,crf", "affinity,par,crf"),
+    )
     background: tuple[float, ...] = option(
         (0.45,),
         "Background score. Give it twice, low and high, and what lies between becomes 255 (ignored).",
         multiple=True,
         range=SHARE,
     )
+    walk_steps: int = option(16, "Steps of the random walk.", range=NOT_NEGATIVE)
+    walk_sharpness: float = option(
+        8.0, "Power of the patch similarities it walks on: more keeps to the most similar.", range=POSITIVE
+    )
     crf_preset: str = option(
         "irn", "Dense CRF settings people cite.", choices=("irn", "toco-cam", "toco-seg", "psa", "deeplab")
+    )
+    # None: the preset's; the names are those of refine.presets.CrfParams
+    crf_pos_xy: float | None = option(
+        None, "Width of the position kernel, in pixels. [default: preset]", range=POSITIVE
+    )
+    crf_pos_weight: float | None = option(None, "Weight of the position kernel. [default: preset]", range=NOT_NEGATIVE)
+    crf_bilateral_xy: float | None = option(
+        None, "Width of the bilateral kernel in pixels. [default: preset]", range=POSITIVE
+    )
+    crf_bilateral_rgb: float | None = option(
+        None, "Width of the bilateral kernel in grey levels (0 ... 255). [default: preset]", range=POSITIVE
+    )
+    crf_bilateral_weight: float | None = option(
+        None, "Weight of the bilateral kernel. [default: preset]", range=NOT_NEGATIVE
+    )
+    crf_iterations: int | None = option(None, "Mean-field iterations. [default: preset]", range=NOT_NEGATIVE)
+    backend: str = option(
+        "torch",
+        "Who computes the dense CRF; pydensecrf is the extra stcl[pydensecrf], on the CPU.",
+        choices=("torch", "pydensecrf"),
     )
     max_side: int = option(
         1024, "Photos with a longer side are refined at this size; the mask is the photo's own size.", range=COUNT

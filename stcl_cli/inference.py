@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stcl_cli.formats.cams import Affinity
+from stcl_cli.refine.walk import compact_affinity, token_similarity
 from stcl_cli.runtime import Runtime
 from stcl_models.stcl import Stcl, rescale, resize
 
@@ -26,6 +28,16 @@ def photo_cams(
     with runtime.autocast():
         cams = model.cam_pass(images, scales, size)
     return cams.cam_BChw[0].float(), cams.logits_BC[0].float().sigmoid()
+
+
+@torch.inference_mode()
+def photo_affinity(model: Stcl, runtime: Runtime, photo_HW3: np.ndarray, scale: float) -> Affinity:
+    """Which patches of the photo, seen at `scale`, the tokens that patch contrast trained are alike in."""
+    images = rescale(model.backbone.normalise(_to_batch(photo_HW3, runtime)), scale, model.backbone.patch_size)
+    with runtime.autocast():
+        tokens = model.backbone(images)
+    index, similarity = compact_affinity(token_similarity(tokens.patch_BND[0]), tokens.grid)
+    return Affinity(index.cpu().numpy(), similarity.float().cpu().numpy())
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from stcl_cli.inference import argmax_at_size, photo_cams, photo_scores
+from stcl_cli.inference import argmax_at_size, photo_affinity, photo_cams, photo_scores
 from stcl_cli.runtime import make_runtime
 from stcl_models.backbone import Backbone
 from stcl_models.segmenter import VitSegmenter
@@ -24,6 +24,17 @@ def test_cams_of_a_photo_of_any_size():
     assert cams.min() >= 0
     assert torch.allclose(cams, mirrored.flip(-1), atol=1e-4)
     assert ((probabilities > 0) & (probabilities < 1)).all()
+
+
+def test_affinity_of_a_photo_of_any_size():
+    model = Stcl(Backbone("stcl_tiny"), 3).eval()
+    patch = model.backbone.patch_size
+    for scale in (1.0, 2.0):
+        index, similarity = photo_affinity(model, CPU, PHOTO, scale)
+        h, w = (round(side * scale / patch) for side in PHOTO.shape[:2])
+        assert index.shape == similarity.shape == (h, w, min(32, h * w))
+        assert np.array_equal(index[..., 0], np.arange(h * w).reshape(h, w))  # a patch is most like itself
+        assert np.allclose(similarity[..., 0], 1)
 
 
 def test_scores_are_mean_probabilities_at_the_photos_size():

@@ -23,8 +23,8 @@ from stcl_cli.formats.masks import read_mask
 from stcl_cli.inference import photo_cams
 from stcl_cli.metrics import confusion_matrix, mean_iou
 from stcl_cli.networks import load_stcl
+from stcl_cli.refine.chain import refine_masks
 from stcl_cli.runtime import make_runtime
-from stcl_cli.stages.refine import refine_masks
 from stcl_models.stcl import resize
 
 

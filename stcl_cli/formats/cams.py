@@ -1,7 +1,8 @@
 """CAM files: the activation maps of one photo as a compact safetensors file.
 
-Tensors: `cam` uint8 (K, h, w), 255 = 1.0, at about a quarter of the photo's size; `extra.NAME`, whatever else a stage
-hands on. Metadata: one string, `stcl`, of JSON (one, because safetensors writes several in random order).
+Tensors: `cam` uint8 (K, h, w), 255 = 1.0, at about a quarter of the photo's size; where it was asked for, the affinity
+of patches as `affinity.index` and `affinity.similarity`. Metadata: one string, `stcl`, of JSON (one, because
+safetensors writes several in random order).
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,7 +24,15 @@ from stcl_cli.formats.files import atomic_write, shown, to_json
 from stcl_cli.formats.images import MAX_PIXELS
 
 FORMAT, VERSION = "cam", 1
+_INDEX, _SIMILARITY = "affinity.index", "affinity.similarity"
 _REDUCTION = 4  # stored at a quarter: a ViT's CAM has a 16th, and interpolation gives the quarter back
+
+
+class Affinity(NamedTuple):
+    """The J patches most like each patch of a grid of h x w (`stcl_cli.refine.walk.compact_affinity`)."""
+
+    index_hwJ: np.ndarray  # int32, which patches, row by row
+    similarity_hwJ: np.ndarray  # float32 in 0..1, how alike; kept in 8 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +46,7 @@ class CamFile:
         size: (H, W) of the photo, upright.
         source: "given" or "predicted": where the labels come from.
         scores: classifier probabilities, of the K labels or of all classes; or none.
-        extra: more arrays, such as the affinity of patches.
+        affinity: which patches are alike, if it was asked for.
 
     Raises:
         ValueError: fields that do not fit each other.
@@ -49,7 +58,7 @@ class CamFile:
     size: tuple[int, int]
     source: str = "given"
     scores: tuple[float, ...] = ()
-    extra: dict[str, np.ndarray] = field(default_factory=dict)
+    affinity: Affinity | None = None
 
     def __post_init__(self) -> None:
         cam, labels = self.cam_KHW, list(self.labels)
@@ -64,6 +73,12 @@ class CamFile:
         _require(not cam.size or (cam.min() >= 0 and cam.max() <= 1), "maps in 0..1")  # False for NaN
         _require(self.source in ("given", "predicted"), "a source 'given' or 'predicted'")
         _require(len(self.scores) in (0, len(labels), len(self.classes)), "a score a label or a class")
+        if self.affinity is not None:
+            index, similarity = self.affinity
+            _require(index.ndim == 3 and index.size > 0 and index.shape == similarity.shape, "an affinity of patches")
+            patches = index.shape[0] * index.shape[1]
+            _require(index.min() >= 0 and index.max() < patches, "an affinity within its grid")
+            _require(similarity.min() >= 0 and similarity.max() <= 1, "an affinity in 0..1")
 
     def full_size(self) -> np.ndarray:
         """The maps at the photo's own size: (K, H, W) float32 in 0..1, bilinear."""
@@ -83,7 +98,11 @@ def write_cam(path: str | os.PathLike[str], cam: CamFile) -> None:
     Raises:
         StclError: `path` cannot be written.
     """
-    tensors = {"cam": _quantised(cam)} | {f"extra.{name}": array for name, array in cam.extra.items()}
+    tensors = {"cam": _quantised(cam)}
+    if cam.affinity is not None:
+        index, similarity = cam.affinity
+        narrow = np.min_scalar_type(index.shape[0] * index.shape[1])  # 16 bits for all but huge photos
+        tensors[_INDEX], tensors[_SIMILARITY] = index.astype(narrow), np.rint(similarity * 255).astype(np.uint8)
     header = {
         "format": FORMAT,
         "version": VERSION,
@@ -125,7 +144,12 @@ def read_cam(path: str | os.PathLike[str]) -> CamFile:
         cam = tensors.pop("cam")
         _require(cam.dtype == np.uint8, "maps of 8 bits")
         _require(isinstance(header["classes"], list), "a list of classes")
-        _require(all(name.startswith("extra.") for name in tensors), "tensors called cam or extra.NAME")
+        affinity = None
+        if _INDEX in tensors:
+            index, similarity = tensors.pop(_INDEX), tensors.pop(_SIMILARITY)
+            _require(index.dtype.kind in "ui" and similarity.dtype == np.uint8, "an affinity of 8 bits")
+            affinity = Affinity(index.astype(np.int32), similarity.astype(np.float32) / 255)
+        _require(not tensors, f"no tensors but cam, {_INDEX} and {_SIMILARITY}")
         return CamFile(
             classes=check_classes(header["classes"], shown(path)),
             labels=tuple(header["labels"]),
@@ -133,7 +157,7 @@ def read_cam(path: str | os.PathLike[str]) -> CamFile:
             size=tuple(header["size"]),
             source=header["source"],
             scores=tuple(map(float, header["scores"])),
-            extra={name.removeprefix("extra."): array for name, array in tensors.items()},
+            affinity=affinity,
         )
     except StclError as error:
         raise PhotoError(str(error)) from error

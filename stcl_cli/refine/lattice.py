@@ -124,7 +124,7 @@ def _pack(origin_RN: Tensor, rank_RN: Tensor, images_N: Tensor) -> tuple[Tensor,
     image_stride = math.prod(size)
     row_stride = image_stride * (int(images_N.max()) + 1)
     if row_stride * R >= 2**63:
-        raise StclError("the CRF's kernels are too narrow for a 64-bit lattice: use larger widths (bilateral-rgb, xy)")
+        raise StclError("the CRF's kernels are too narrow for a 64-bit lattice: give larger --crf-bilateral-rgb or -xy")
     strides = [math.prod(size[i + 1 :]) for i in range(D)] + [0]
     key_N = images_N * image_stride
     for i in range(D):

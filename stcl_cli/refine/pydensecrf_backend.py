@@ -13,17 +13,23 @@ from stcl_cli.refine.crf import SMALLEST_PROB
 from stcl_cli.refine.presets import CrfParams
 
 
-def dense_crf(probs: Sequence[Tensor], photos: Sequence[np.ndarray | Tensor], params: CrfParams) -> list[Tensor]:
-    """As `stcl_cli.refine.crf.dense_crf`: (K, H, W) or (S, K, H, W) scores and (H, W, 3) uint8 photos to marginals.
-
-    Raises StclError if pydensecrf is not installed.
-    """
+def require() -> type:
+    """pydensecrf's class. StclError if it is not installed."""
     try:
         from pydensecrf.densecrf import DenseCRF2D
     except ImportError as error:
         raise StclError(
             'pydensecrf is not installed: pip install "stcl[pydensecrf]" (needs a C++ compiler), or use --backend torch'
         ) from error
+    return DenseCRF2D
+
+
+def dense_crf(probs: Sequence[Tensor], photos: Sequence[np.ndarray | Tensor], params: CrfParams) -> list[Tensor]:
+    """As `stcl_cli.refine.crf.dense_crf`: (K, H, W) or (S, K, H, W) scores and (H, W, 3) uint8 photos to marginals.
+
+    Raises StclError if pydensecrf is not installed.
+    """
+    DenseCRF2D = require()
 
     def infer(probs_KHW: Tensor, photo_HW3: np.ndarray) -> Tensor:
         K, H, W = probs_KHW.shape

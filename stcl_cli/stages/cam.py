@@ -12,7 +12,7 @@ from stcl_cli.data.photos import list_photos, photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.cams import CamFile, write_cam
 from stcl_cli.formats.files import output_path
-from stcl_cli.inference import photo_cams
+from stcl_cli.inference import photo_affinity, photo_cams
 from stcl_cli.networks import load_stcl
 from stcl_cli.runtime import make_runtime
 from stcl_cli.stages.output import Done, Result, nobody, open_folder, say_next, skip
@@ -50,6 +50,7 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
                     size=photo_size(photo.path),
                     source="given" if config.labels else "predicted",
                     scores=tuple(probabilities[list(labels)].tolist()),
+                    affinity=photo_affinity(model, runtime, pixels, 1.0) if config.affinity else None,
                 )
                 path = output_path(folder, photo.name, ".safetensors")
                 write_cam(path, file)

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from stcl_cli.cams import between_is_ignored, with_background
 from stcl_cli.config import RefineConfig
 from stcl_cli.console import meter, say
 from stcl_cli.data.outputs import match_outputs
@@ -21,13 +19,11 @@ from stcl_cli.formats.cams import CamFile, read_cam
 from stcl_cli.formats.classes import find_classes
 from stcl_cli.formats.files import shown
 from stcl_cli.formats.masks import read_mask
-from stcl_cli.inference import argmax_at_size
-from stcl_cli.refine.crf import dense_crf
-from stcl_cli.refine.par import pixel_adaptive_refine
-from stcl_cli.refine.presets import CRF_PRESETS
+from stcl_cli.refine.chain import dense_crf_of, refine_masks
 from stcl_cli.runtime import cores, pick_device
 from stcl_cli.stages.output import Done, MaskFolder, Result, nobody, say_next, skip
 
+NO_AFFINITY = "holds no affinity of patches; make it with stcl cam --affinity, or give a --method without affinity"
 CUDA_BATCH = 16  # photos refined together on a GPU; a core takes one at a time
 
 Job = tuple[Photo, Path]  # photo, its CAM file
@@ -39,12 +35,14 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
     device = pick_device(config.device)
     if len(config.background) > 2 or not all(0 <= score <= 1 for score in config.background):
         raise StclError("--background: give one score, or two (low and high), each between 0 and 1")
+    dense_crf_of(config.backend)  # says now, not in a worker, if its package is missing
     cams = Path(config.cams)
     photos, skipped = list_photos(config.images)
     files = match_outputs(cams, ".safetensors", photos)
     jobs = [(photo, files.by_photo[photo.name]) for photo in photos if photo.name in files.by_photo]
     if not jobs:
         raise StclError(f"{shown(cams)}: holds no CAM file for any photo in {config.images}; run stcl cam first")
+    _look_for_affinity(jobs[0][1], config.method)
     skipped = skipped + files.orphans
     folder = MaskFolder(config, "refine", find_classes(None, cams))
     skip(folder.failures, skipped)
@@ -64,6 +62,16 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
     say(f"{len(jobs) + len(skipped) - len(folder.failures)} masks in {folder.path}")
     say_next("segtrain", config.images, "--masks", folder.path, "-o", "SEG")
     return Result(skipped=len(folder.failures))
+
+
+def _look_for_affinity(path: Path, method: str) -> None:
+    """StclError if the first CAM file lacks what the method needs: the others will too."""
+    try:
+        lacks = "affinity" in method and read_cam(path).affinity is None
+    except PhotoError:  # skipped in its turn
+        return
+    if lacks:
+        raise StclError(f"{shown(path)}: {NO_AFFINITY}")
 
 
 class _Work(Dataset):
@@ -105,29 +113,6 @@ class _Work(Dataset):
         pixels = read_photo(photo.path, self.config.max_side)
         if abs(cam.size[0] * pixels.shape[1] / (cam.size[1] * pixels.shape[0]) - 1) > 0.05:
             raise PhotoError(f"{shown(path)}: is of a photo of another shape; run stcl cam again")
+        if "affinity" in self.config.method and cam.affinity is None:
+            raise PhotoError(f"{shown(path)}: {NO_AFFINITY}")
         return cam, pixels
-
-
-def refine_masks(
-    cams: Sequence[CamFile], photos: Sequence[np.ndarray], config: RefineConfig, device: torch.device
-) -> list[np.ndarray]:
-    """Label maps (uint8, at each CAM's own photo size) of a batch; photos are uint8 RGB, possibly reduced."""
-    maps = [_maps_at(cam, photo.shape[:2]).to(device) for cam, photo in zip(cams, photos, strict=True)]
-    if config.method == "par":
-        images = [torch.from_numpy(photo).to(device).permute(2, 0, 1)[None] for photo in photos]
-        maps = [pixel_adaptive_refine(m[None], image)[0] for m, image in zip(maps, images, strict=True)]
-    scores = [with_background(m, config.background) for m in maps]
-    if config.method == "crf" and scores:
-        scores = dense_crf(scores, photos, CRF_PRESETS[config.crf_preset])
-    masks = []
-    for cam, score_SKHW in zip(cams, scores, strict=True):
-        value = np.array([0, *(label + 1 for label in cam.labels)], np.uint8)  # slot -> value in the mask
-        sets = [value[argmax_at_size(score.cpu().numpy(), cam.size)] for score in score_SKHW]
-        masks.append(between_is_ignored(sets[0], sets[-1]))
-    return masks
-
-
-def _maps_at(cam: CamFile, size: tuple[int, int]) -> torch.Tensor:
-    """CAMs (K,H,W) at the working size, float32."""
-    maps = [cv2.resize(m, size[::-1], interpolation=cv2.INTER_LINEAR) for m in cam.cam_KHW]
-    return torch.from_numpy(np.stack(maps)) if maps else torch.zeros(0, *size)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stcl_cli.errors import PhotoError, StclError
-from stcl_cli.formats.cams import CamFile, read_cam, write_cam
+from stcl_cli.formats.cams import Affinity, CamFile, read_cam, write_cam
 
 VOC = tuple(f"class {i}" for i in range(20))
 
@@ -34,15 +34,31 @@ def cam():
 
 def test_round_trip(tmp_path, cam):
     path = tmp_path / "sub dir" / "bär.v1.safetensors"
-    write_cam(path, replace(cam, extra={"affinity": np.eye(3, dtype=np.float16).T}))
+    write_cam(path, cam)
     back = read_cam(path)
     for name in ("classes", "labels", "size", "source", "scores"):
         assert getattr(back, name) == getattr(cam, name)
     assert back.cam_KHW.dtype == np.float32
     assert back.cam_KHW.shape == (2, 94, 125)
-    assert np.array_equal(back.extra["affinity"], np.eye(3))
-    assert back.extra["affinity"].dtype == np.float16
+    assert back.affinity is None
     assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize(("grid", "bits"), [((15, 17), 8), ((28, 28), 16), ((1, 70_000), 32)])
+def test_affinity_round_trip(tmp_path, cam, grid, bits):
+    """Patches are numbered in as few bits as their grid needs."""
+    rng = np.random.default_rng(0)
+    index = rng.integers(0, grid[0] * grid[1], (*grid, 8), np.int32)
+    similarity = rng.random((*grid, 8), np.float32)
+    write_cam(tmp_path / "x", replace(cam, affinity=Affinity(index, similarity)))
+    back = read_cam(tmp_path / "x").affinity
+    assert np.array_equal(back.index_hwJ, index)
+    assert back.index_hwJ.dtype == np.int32
+    assert np.abs(back.similarity_hwJ - similarity).max() <= 0.5 / 255 + 1e-6
+    assert back.similarity_hwJ.dtype == np.float32
+    write_cam(tmp_path / "y", cam)
+    added = (tmp_path / "x").stat().st_size - (tmp_path / "y").stat().st_size
+    assert abs(added - index.size * (1 + bits // 8)) < 200
 
 
 def test_it_is_compact(tmp_path, cam):
@@ -99,8 +115,8 @@ def test_same_bytes_in_every_process(tmp_path):
     """A resumed export must give the same files; safetensors alone shuffles its metadata."""
     code = (
         "import sys, numpy as np; from stcl_cli.formats.cams import *;"
-        "extra = {'z': np.ones(2), 'y': np.ones(3)};"
-        "write_cam(sys.argv[1], CamFile(('a', 'b'), (0, 1), np.ones((2, 3, 3)), (9, 9), 'given', (.1, .2), extra))"
+        "affinity = Affinity(np.zeros((2, 2, 1), int), np.ones((2, 2, 1)));"
+        "write_cam(sys.argv[1], CamFile(('a', 'b'), (0, 1), np.ones((2, 3, 3)), (9, 9), 'given', (.1, .2), affinity))"
     )
     for name in ("x", "y"):
         subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True)
@@ -126,6 +142,12 @@ def test_same_bytes_in_every_process(tmp_path):
         ({"cam_KHW": np.zeros((2, 0, 3))}, "no larger than the photo"),
         ({"source": "guessed"}, "source"),
         ({"scores": (0.5,)}, "a score a label"),
+        ({"affinity": Affinity(np.zeros((2, 2), int), np.ones((2, 2)))}, "an affinity of patches"),
+        ({"affinity": Affinity(np.zeros((2, 2, 0), int), np.ones((2, 2, 0)))}, "an affinity of patches"),
+        ({"affinity": Affinity(np.zeros((2, 2, 3), int), np.ones((2, 2, 2)))}, "an affinity of patches"),
+        ({"affinity": Affinity(np.full((2, 2, 1), 4), np.ones((2, 2, 1)))}, "within its grid"),
+        ({"affinity": Affinity(np.full((2, 2, 1), -1), np.ones((2, 2, 1)))}, "within its grid"),
+        ({"affinity": Affinity(np.zeros((2, 2, 1), int), np.full((2, 2, 1), np.nan))}, r"an affinity in 0\.\.1"),
     ],
 )
 def test_what_does_not_fit_is_not_written(cam, change, reason):
@@ -209,7 +231,12 @@ def test_wrong_tensors(tmp_path):
     cases = [
         ({"cam": MAPS.astype(np.float32)}, "maps of 8 bits"),
         ({"cam": MAPS[0]}, "as many maps as labels"),
-        ({"cam": MAPS, "other": MAPS}, "extra.NAME"),
+        ({"cam": MAPS, "other": MAPS}, "no tensors but cam"),
+        ({"cam": MAPS, "affinity.index": MAPS}, "not a whole CAM file"),
+        ({"cam": MAPS, "affinity.similarity": MAPS}, "no tensors but cam"),
+        ({"cam": MAPS, "affinity.index": MAPS, "affinity.similarity": MAPS / 2}, "an affinity of 8 bits"),
+        ({"cam": MAPS, "affinity.index": MAPS / 2, "affinity.similarity": MAPS}, "an affinity of 8 bits"),
+        ({"cam": MAPS, "affinity.index": MAPS + 9, "affinity.similarity": MAPS}, "within its grid"),
         ({"other": MAPS}, "not a whole CAM file"),
     ]
     for tensors, reason in cases:

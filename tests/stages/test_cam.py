@@ -46,3 +46,10 @@ def test_resume_and_what_is_skipped(run, tmp_path):
     assert record["image"] == "sub dir/c.v1"
     (tmp_path / "out" / "a.safetensors").unlink()
     assert [item["image"] for item in run(resume=True, **settings)[1]] == ["a"]
+
+
+def test_affinity_is_kept_on_request(run):
+    settings = {"threshold": 0.0}
+    for affinity in (False, True):
+        files = [read_cam(item["output"]) for item in run(**settings, affinity=affinity, overwrite=True)[1]]
+        assert [file.affinity is not None for file in files] == [affinity] * 3

@@ -1,10 +1,13 @@
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from stcl_cli.config import RefineConfig
 from stcl_cli.errors import StclError
-from stcl_cli.formats.cams import CamFile, write_cam
+from stcl_cli.formats.cams import Affinity, CamFile, read_cam, write_cam
 from stcl_cli.formats.masks import read_mask
 from stcl_cli.formats.runs import read_jsonl
 from stcl_cli.stages import refine
@@ -22,7 +25,9 @@ def folder(tmp_path):
     for name in NAMES:
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels_HW3).save(tmp_path / "photos" / f"{name}.png")
-        cam = CamFile(classes=("cat", "dog"), labels=(1,), cam_KHW=cam_KHW, size=(8, 12))
+        # 2 x 3 patches; the left ones are alike, the middle ones are like nothing
+        affinity = Affinity(np.array([[[0, 3], [1, 4], [2, 5]]] * 2, np.int32), np.ones((2, 3, 2), np.float32))
+        cam = CamFile(classes=("cat", "dog"), labels=(1,), cam_KHW=cam_KHW, size=(8, 12), affinity=affinity)
         write_cam(tmp_path / "cams" / f"{name}.safetensors", cam)
     (tmp_path / "cams" / "classes.txt").write_text("cat\ndog\n")
     return tmp_path
@@ -35,7 +40,10 @@ def run(folder, **settings):
     return refine.run(config, items.append), items
 
 
-@pytest.mark.parametrize("settings", [{}, {"method": "par"}, {"method": "crf"}, {"workers": 2}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"workers": 2}, *({"method": method} for method in ("affinity", "par", "crf", "affinity,par,crf"))],
+)
 def test_masks_and_items(folder, settings):
     result, items = run(folder, **settings)
     assert result.skipped == 0
@@ -71,3 +79,32 @@ def test_no_cams(folder):
     (folder / "photos" / "sub dir" / "bär 01.png").unlink()
     with pytest.raises(StclError, match="cams: holds no CAM file for any photo"):
         run(folder)
+
+
+def test_cams_without_affinity(folder):
+    names = sorted((folder / "cams").rglob("*.safetensors"))
+    for name in names[1:]:
+        write_cam(name, replace(read_cam(name), affinity=None))
+    assert run(folder, method="affinity,crf")[0].skipped == 1
+    (record,) = read_jsonl(folder / "out" / "failed.jsonl")
+    assert "make it with stcl cam --affinity" in record["reason"]
+    write_cam(names[0], replace(read_cam(names[0]), affinity=None))
+    with pytest.raises(StclError, match="make it with stcl cam --affinity"):
+        run(folder, method="affinity", output=str(folder / "none"))
+    assert not (folder / "none").exists()
+
+
+def test_pydensecrf_gives_the_same_masks(folder):
+    pytest.importorskip("pydensecrf")
+    masks = [
+        [read_mask(item["output"]) for item in run(folder, method="crf", backend=backend, overwrite=True)[1]]
+        for backend in ("torch", "pydensecrf")
+    ]
+    assert np.array_equal(*masks)
+
+
+def test_pydensecrf_is_missing(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
+    with pytest.raises(StclError, match=r"pip install \"stcl\[pydensecrf\]\""):
+        run(folder, backend="pydensecrf")
+    assert not (folder / "out").exists()

@@ -1,0 +1,104 @@
+"""The steps of `--method`: which are taken, in which order, and with which numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from stcl_cli.config import RefineConfig
+from stcl_cli.errors import StclError
+from stcl_cli.formats.cams import Affinity, CamFile
+from stcl_cli.refine import chain, crf, pydensecrf_backend
+from stcl_cli.refine.presets import CRF_PRESETS, CrfParams
+
+CPU = torch.device("cpu")
+
+
+def configured(**settings) -> RefineConfig:
+    return RefineConfig(cams="", images="", output="", **settings)
+
+
+def scene(labels: tuple[int, ...] = (0, 2), seed: int = 0) -> tuple[CamFile, np.ndarray]:
+    """Random CAMs on a photo of 16 x 24, with an affinity of 4 x 6 patches."""
+    rng = np.random.default_rng(seed)
+    affinity = Affinity(rng.integers(0, 24, (4, 6, 3), np.int32), rng.random((4, 6, 3), np.float32))
+    cams = rng.random((len(labels), 8, 12), np.float32)
+    cam = CamFile(("a", "b", "c"), labels, cams, (32, 48), affinity=affinity)
+    return cam, rng.integers(0, 256, (16, 24, 3), np.uint8)
+
+
+@pytest.mark.parametrize("method", [None, "none", "affinity", "par", "crf", "affinity,par,crf"])
+def test_masks_have_the_photo_s_size_and_the_labels_values(method: str | None):
+    settings = {"method": method} if method else {}
+    photos = [scene(), scene((1,)), scene(())]
+    masks = chain.refine_masks(*zip(*photos, strict=True), configured(background=(0.3, 0.6), **settings), CPU)
+    assert [mask.shape for mask in masks] == [(32, 48)] * 3
+    assert set(np.unique(masks[0])) <= {0, 1, 3, 255}
+    assert set(np.unique(masks[1])) <= {0, 2, 255}
+    assert not masks[2].any()
+
+
+def test_a_batch_is_its_photos_one_by_one():
+    photos, config = [scene(), scene((1,), 1)], configured(method="affinity,par,crf")
+    together = chain.refine_masks(*zip(*photos, strict=True), config, CPU)
+    for mask, (cam, photo) in zip(together, photos, strict=True):
+        assert np.array_equal(mask, chain.refine_masks([cam], [photo], config, CPU)[0])
+
+
+def test_steps_are_taken_from_coarse_to_fine(monkeypatch: pytest.MonkeyPatch):
+    taken = []
+    for name in ("random_walk", "pixel_adaptive_refine", "with_background"):
+        step = getattr(chain, name)
+        monkeypatch.setattr(chain, name, lambda *a, name=name, step=step: taken.append(name) or step(*a))
+    real_crf = crf.dense_crf
+    monkeypatch.setattr(crf, "dense_crf", lambda *a: taken.append("dense_crf") or real_crf(*a))
+    cam, photo = scene()
+    chain.refine_masks([cam], [photo], configured(method="affinity,par,crf"), CPU)
+    assert taken == ["random_walk", "pixel_adaptive_refine", "with_background", "dense_crf"]
+    taken.clear()
+    chain.refine_masks([cam], [photo], configured(method="none"), CPU)
+    assert taken == ["with_background"]
+
+
+def test_walk_options_reach_the_walk():
+    """Every patch is most like patch 5, a little like itself; only patch 5 is activated."""
+    index = np.stack([np.full((4, 6), 5), np.arange(24).reshape(4, 6)], 2).astype(np.int32)
+    affinity = Affinity(index, np.array([1.0, 0.5], np.float32) * np.ones((4, 6, 1), np.float32))
+    cam, photo = scene((0,))
+    maps = np.zeros((1, 4, 6), np.float32)
+    maps[0, 0, 5] = 1
+    cam = replace(cam, cam_KHW=maps, affinity=affinity)
+
+    def share(**settings: float) -> float:
+        return (chain.refine_masks([cam], [photo], configured(method="affinity", **settings), CPU)[0] > 0).mean()
+
+    assert share(walk_steps=0) < 0.1
+    assert share(walk_steps=8, walk_sharpness=2.0) == 1.0
+
+
+def test_given_numbers_replace_the_preset_s():
+    assert chain.crf_params(configured(crf_preset="psa")) == CRF_PRESETS["psa"]
+    numbers = {
+        "crf_pos_xy": 1.5,
+        "crf_pos_weight": 0.0,
+        "crf_bilateral_xy": 40.0,
+        "crf_bilateral_rgb": 7.0,
+        "crf_bilateral_weight": 2.0,
+        "crf_iterations": 0,
+    }
+    assert chain.crf_params(configured(**numbers)) == CrfParams(1.5, 0.0, 40.0, 7.0, 2.0, 0)
+
+
+def test_backends(monkeypatch: pytest.MonkeyPatch):
+    assert chain.dense_crf_of("torch") is crf.dense_crf
+    pytest.importorskip("pydensecrf")
+    assert chain.dense_crf_of("pydensecrf") is pydensecrf_backend.dense_crf
+
+
+def test_narrow_kernels_name_the_option():
+    cam, photo = scene()
+    with pytest.raises(StclError, match="--crf-bilateral-rgb"):
+        chain.refine_masks([cam], [photo], configured(crf_bilateral_rgb=1e-4, crf_bilateral_xy=1e-4), CPU)
