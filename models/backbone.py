@@ -5,6 +5,7 @@ Shapes: B images, H x W pixels, h x w patches, N = h * w patch tokens, D token w
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import stcl_models.tiny  # noqa: F401  (makes timm know stcl_tiny)
+from stcl_models.attention import CpuAttention
 
 HEADS = ("head.", "head_dist.", "fc_norm.", "fc.", "classifier.")  # left out when weights are loaded
 
@@ -81,9 +83,10 @@ class Backbone(nn.Module):
 
     def forward(self, images_B3HW: Tensor) -> Tokens:
         grid = (images_B3HW.shape[-2] // self.patch_size, images_B3HW.shape[-1] // self.patch_size)
-        last, (aux,) = self.vit.forward_intermediates(
-            images_B3HW, indices=[self.aux_index], norm=True, output_fmt="NLC"
-        )
+        with CpuAttention() if images_B3HW.device.type == "cpu" else nullcontext():
+            last, (aux,) = self.vit.forward_intermediates(
+                images_B3HW, indices=[self.aux_index], norm=True, output_fmt="NLC"
+            )
         prefix = self.vit.num_prefix_tokens
         patch = last[:, prefix:]
         # A ViT without a class token stands in with the mean of its patch tokens.
