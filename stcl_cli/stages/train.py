@@ -13,7 +13,7 @@ from stcl_cli.errors import StclError
 from stcl_cli.networks import build_stcl, parameter_groups
 from stcl_cli.runtime import make_runtime, seed_everything
 from stcl_cli.stages.objective import Objective
-from stcl_cli.stages.output import Result, open_folder, say_next, skip
+from stcl_cli.stages.output import Result, open_folder, skip
 from stcl_cli.validation import cam_validation
 
 
@@ -57,5 +57,5 @@ def run(config: TrainConfig) -> Result:
         )
     )
     named = () if config.labels_format == "auto" else ("--labels-format", config.labels_format)
-    say_next("cam", config.images, "-m", config.output, "--labels", config.labels, *named, "-o", "CAMS")
-    return Result(skipped=len(failures))
+    then = ("cam", config.images, "-m", config.output, "--labels", config.labels, *named, "-o", "CAMS")
+    return Result(skipped=len(failures), next=then)
