@@ -60,10 +60,10 @@ def between_is_ignored(low_HW: np.ndarray, high_HW: np.ndarray) -> np.ndarray:
     return np.where(low_HW == high_HW, high_HW, np.where(high_HW == 0, IGNORE, high_HW)).astype(np.uint8)
 
 
-def local_crop_corners(
-    labels_Bhw: Tensor, valid_Bhw: Tensor, window: int, crops: int, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
+def local_crop_corners(labels_Bhw: Tensor, valid_Bhw: Tensor, window: int, uniform_BL: Tensor) -> tuple[Tensor, Tensor]:
     """Where to cut local crops, in tokens: centred on uncertain or background tokens, half the mass on each.
+
+    `uniform` are random numbers in [0,1), one a crop.
 
     Returns the upper left token of each crop (B,L,2) and whether it is a positive (B,L): a crop in which under 0.2 of
     the tokens are foreground or uncertain is a negative (ToCo sec. 3.3; half and half is ours: in most photos nearly
@@ -76,7 +76,8 @@ def local_crop_corners(
         1, keepdim=True
     ).clamp_min(1)
     weight = weight + 1e-6  # an image that is all foreground still gives crops
-    centre = torch.multinomial(weight, crops, replacement=True, generator=generator)
+    mass = weight.cumsum(1)
+    centre = torch.searchsorted(mass, uniform_BL * mass[:, -1:], right=True).clamp_max(weight.shape[1] - 1)
     row = (centre // size[1] - window // 2).clamp(0, size[0] - window)
     column = (centre % size[1] - window // 2).clamp(0, size[1] - window)
     region = ((labels_Bhw != 0) & valid_Bhw).float()[:, None]

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import os
 import shlex
+import signal
 import sys
 import types
 import typing
@@ -15,9 +16,10 @@ from typing import Any
 import click
 
 from stcl_cli import __version__, config
-from stcl_cli.errors import EXIT_ERROR, EXIT_SKIPPED, EXIT_STOPPED, StclError
+from stcl_cli.errors import EXIT_ERROR, EXIT_SKIPPED, EXIT_STOPPED, EXIT_TERMINATED, StclError
 from stcl_cli.formats.files import json_bytes, to_json
 from stcl_cli.formats.runs import CONFIG, FAILED, read_config
+from stcl_cli.launch import launch, under_torchrun
 
 _SCALARS = {str: str, int: int, float: float, bool: bool}
 
@@ -133,23 +135,32 @@ def _command(config_class: type, stage: str, *, name: str, items: bool = False) 
         @_verbosity_options
         def run(as_json: bool = False, **values: Any) -> None:
             console = importlib.import_module("stcl_cli.console")
-            console.set_verbosity(click.get_current_context().meta.get("stcl.verbosity", 0))
+            verbosity = click.get_current_context().meta.get("stcl.verbosity", 0)
+            console.set_verbosity(-1 if launch().rank else verbosity)  # of processes started together, one speaks
             settings = config_class(**values)
             console.detail(f"stcl {__version__} {name} {to_json(dataclasses.asdict(settings))}")
             listeners = (_print_item(as_json),) if items else ()
+            before = signal.signal(signal.SIGTERM, _terminate)
             try:
                 result = function(settings, importlib.import_module(f"stcl_cli.stages.{stage}"), *listeners)
-            except KeyboardInterrupt:
-                _say_how_to_go_on(name, values)
-                raise SystemExit(EXIT_STOPPED) from None
-            if result.next:  # a list on stdin is used up, so PHOTOS stands for it
-                words = ("PHOTOS" if word == "-" else str(word) for word in result.next)
-                console.say(f"next: stcl {shlex.join(words)}")
+            except KeyboardInterrupt as stop:
+                _say_how_to_go_on(name, values.get("output"))
+                raise SystemExit(EXIT_TERMINATED if isinstance(stop, _Terminated) else EXIT_STOPPED) from None
+            finally:
+                signal.signal(signal.SIGTERM, before)
             _finish(result, values.get("output"))
 
         return run
 
     return decorate
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as Ctrl-C does."""
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise _Terminated
 
 
 def _print_item(as_json: bool) -> Callable[[Mapping[str, Any]], None]:
@@ -165,23 +176,28 @@ def _print_item(as_json: bool) -> Callable[[Mapping[str, Any]], None]:
     return done
 
 
-def _say_how_to_go_on(command: str, values: Mapping[str, Any]) -> None:
-    how, output = "", values.get("output")
+def _say_how_to_go_on(command: str, output: str | None) -> None:
+    if launch().rank:
+        return
+    how = ""
     if output and os.path.isfile(os.path.join(output, CONFIG)):
-        how = f"; its files are whole, go on with: stcl {command} --config {shlex.quote(output)}"
-        how += " --resume" if "resume" in values else ""  # stcl run goes on of its own accord
+        how = f"; its files are whole, go on with: stcl {command} --config {shlex.quote(output)} --resume"
     click.echo(f"stcl: stopped{how}", err=True)
 
 
 def _finish(result: Any, output: str | None) -> None:
-    """Data goes to stdout; exit 3 tells a shell script that some inputs were skipped."""
+    """Data goes to stdout; exit 3 tells a shell script that some inputs were skipped.
+
+    Not under torchrun, which takes it for a crash and ends the processes that are still at work.
+    """
     if result.summary is not None:
         click.echo(json_bytes(result.summary), nl=False)  # UTF-8 whatever the terminal speaks, NaN as null
     if result.skipped:
         inputs = "1 input was" if result.skipped == 1 else f"{result.skipped} inputs were"
         why = f"; {os.path.join(output, FAILED)} says why" if output else ""
         click.echo(f"stcl: {inputs} skipped{why}", err=True)
-        raise SystemExit(EXIT_SKIPPED)
+        if not under_torchrun():
+            raise SystemExit(EXIT_SKIPPED)
 
 
 class _Main(click.Group):
@@ -209,8 +225,6 @@ def main() -> None:
     stcl segtrain photos --masks masks --init run -o seg
     stcl predict photos -m seg -o predictions
 
-    Or all of it: stcl run photos --labels labels.csv -o out
-
     Exit codes: 0 done, 1 error, 2 usage, 3 finished but some inputs were skipped (see failed.jsonl).
     """
 
@@ -219,21 +233,6 @@ def main() -> None:
 def check(settings: config.CheckConfig, stage: Any) -> Any:
     """Look at photos, labels and masks as the other commands will, and say what is there and what would be skipped."""
     return stage.run(settings)
-
-
-@_command(config.RunConfig, "run", name="run", items=True)
-def run(settings: config.RunConfig, stage: Any, done: Any) -> Any:
-    """Run the whole chain: train, cam, refine, segtrain, predict. The same command again goes on where it stopped.
-
-    \b
-    The output folder holds
-      run          the classification network
-      cams         class activation maps
-      masks        masks made from the labels
-      seg          the segmentation model
-      predictions  its mask for every photo
-    """
-    return stage.run(settings, done)
 
 
 @_command(config.TrainConfig, "train", name="train")

@@ -43,6 +43,11 @@ def ranks() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def devices(device: torch.device) -> str:
+    """'cpu', or '4 x cuda'."""
+    return str(device) if ranks() == 1 else f"{ranks()} x {device.type}"
+
+
 # ---- joining and leaving -------------------------------------------------------------------------------------------
 
 
@@ -74,7 +79,7 @@ def joined(device: torch.device) -> Iterator[None]:
     try:
         yield
         watch.leaving.set()
-        sum_over_ranks(torch.zeros(1))  # nobody leaves before all are here
+        wait_for_all()
     except BaseException as error:
         watch.leaving.set()
         watch.say_why(error)
@@ -183,6 +188,19 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     flat /= ranks()
     for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))
+
+
+def wait_for_all() -> None:
+    """Until every rank is here."""
+    sum_over_ranks(torch.zeros(1))
+
+
+@_together
+def from_first_rank(tensors: Iterable[Tensor]) -> None:
+    """Every rank's tensors take the values of the first rank's."""
+    if ranks() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), 0)
 
 
 def check_same(what: str, *texts: str) -> None:

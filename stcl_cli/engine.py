@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -14,9 +15,18 @@ from torch import Tensor, nn
 
 from stcl_cli.config import SegtrainConfig, TrainConfig
 from stcl_cli.console import meter
+from stcl_cli.distributed import (
+    all_gather_bytes,
+    average_gradients,
+    from_first_rank,
+    rank,
+    ranks,
+    sum_over_ranks,
+    synchronise_batch_norm,
+)
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checkpoints import CheckpointInfo, open_checkpoint, save_checkpoint
-from stcl_cli.formats.files import atomic_write, json_bytes
+from stcl_cli.formats.files import atomic_write, json_bytes, shown
 from stcl_cli.formats.runs import Failures, append_jsonl, read_jsonl
 from stcl_cli.runtime import Runtime, seed_everything
 
@@ -37,10 +47,10 @@ class Run:
     model: nn.Module
     groups: list[dict[str, Any]]  # AdamW parameter groups, each with its own peak lr
     step: Step
-    batches: Callable[[int, int], Iterable[dict[str, Any]]]  # (first, last iteration) -> batches
+    batches: Callable[[int, int], Iterable[dict[str, Any]]]  # (first, last iteration) -> batches of this rank
     runtime: Runtime
     failures: Failures
-    validate: Callable[[], dict[str, Any]] | None = None  # must hold 'miou'
+    validate: Callable[[], dict[str, Any]] | None = None  # on all ranks; must hold 'miou'
 
 
 def learning_rate_factor(iteration: int, iterations: int, warmup: float) -> float:
@@ -52,49 +62,46 @@ def learning_rate_factor(iteration: int, iterations: int, warmup: float) -> floa
 
 
 def fit(run: Run) -> dict[str, Any]:
-    """Train to the end, from the last checkpoint if the folder holds one. Returns the last measurement."""
-    config = run.config
-    model = run.model.to(run.runtime.device).train()
-    optimizer = torch.optim.AdamW(run.groups, weight_decay=config.weight_decay, fused=run.runtime.device.type == "cuda")
+    """Train to the end, from the last checkpoint if the folder holds one. Returns the last measurement.
+
+    On several ranks every one makes every step; the first one writes.
+
+    Raises:
+        StclError: the loss is no longer finite, or the checkpoint is of another run.
+    """
+    config, device = run.config, run.runtime.device
+    model = run.model.to(device).train()
+    optimizer = torch.optim.AdamW(run.groups, weight_decay=config.weight_decay, fused=device.type == "cuda")
     peaks = [group["lr"] for group in optimizer.param_groups]
     names = _names_in_order(model, optimizer)
-    last = run.folder / "checkpoints" / "last.safetensors"
-    first = 0
-    if last.is_file():
-        checkpoint = open_checkpoint(last, run.stage)
-        checkpoint.load_model(model)
-        checkpoint.load_optimizer(optimizer, names)
-        first = checkpoint.info.iteration
-    log = _Log(run.folder / "metrics.jsonl", first)
+    first = _load_last(run, model, optimizer, names)
+    from_first_rank(model.state_dict().values())
+    synchronise_batch_norm(model)
+    log = _Log(run, first)
     validate_every = config.val_every or max(1, config.iterations // 10)
     measured: dict[str, Any] = {}
 
     def save(name: str, iteration: int) -> None:
-        info = CheckpointInfo(run.stage, iteration, run.classes, asdict(config))
-        resumable = name == "last"
-        save_checkpoint(
-            run.folder / "checkpoints" / f"{name}.safetensors",
-            model,
-            info,
-            optimizer if resumable else None,
-            names if resumable else None,
-        )
+        if rank() == 0:
+            info = CheckpointInfo(run.stage, iteration, run.classes, asdict(config), ranks())
+            resumable = (optimizer, names) if name == "last" else ()
+            save_checkpoint(run.folder / "checkpoints" / f"{name}.safetensors", model, info, *resumable)
 
     with meter(run.stage, config.iterations, first) as gauge:
         for iteration, batch in enumerate(run.batches(first, config.iterations), first):
             factor = learning_rate_factor(iteration, config.iterations, config.warmup)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
-            seed_everything(config.seed, 2, iteration)
-            for name, reason in batch.pop("failures"):
-                run.failures.add(name, reason)
-            batch = {k: v.to(run.runtime.device, non_blocking=True) for k, v in batch.items()}
+            seed_everything(config.seed, 2, iteration, rank())
+            photos, failures = batch.pop("names"), batch.pop("failures")
+            batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
             loss, parts = run.step(batch, iteration / config.iterations)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            average_gradients(model.parameters())
             norm = nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
             optimizer.step()
-            log.add({"loss": loss, **parts, "grad_norm": norm}, len(next(iter(batch.values()))))
+            log.add({"loss": loss, **parts, "grad_norm": norm}, photos, failures)
             done = iteration + 1
             saving = done % config.save_every == 0 or done == config.iterations
             text = None
@@ -104,14 +111,28 @@ def fit(run: Run) -> dict[str, Any]:
             if run.validate and (done % validate_every == 0 or done == config.iterations):
                 measured = run.validate()
                 model.train()
-                log.write_measurement(done, measured)
-                if measured["miou"] > log.best_miou:
-                    log.best_miou = measured["miou"]
+                if log.write_measurement(done, measured):
                     save("best", done)
             if saving:
                 save("last", done)
             gauge.advance(text=text)
     return measured
+
+
+def _load_last(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, names: list[str]) -> int:
+    """Go on from the folder's last checkpoint, if there is one: the iterations done."""
+    last = run.folder / "checkpoints" / "last.safetensors"
+    if not last.is_file():
+        return 0
+    checkpoint = open_checkpoint(last, run.stage)
+    if checkpoint.info.ranks != ranks():
+        raise StclError(
+            f"{shown(last)}: was trained by {checkpoint.info.ranks} processes at once, not by {ranks()}; "
+            "start as many, or the photos would come in another order"
+        )
+    checkpoint.load_model(model)
+    checkpoint.load_optimizer(optimizer, names)
+    return checkpoint.info.iteration
 
 
 def _names_in_order(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
@@ -122,46 +143,77 @@ def _names_in_order(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[
 class _Log:
     """metrics.jsonl: means since the last line; the device is asked for figures only when a line is written."""
 
-    def __init__(self, path: Path, first: int) -> None:
-        self.path = path
-        before = _drop_later_lines(path, first)
+    def __init__(self, run: Run, first: int) -> None:
+        self.path, self.failures = run.folder / "metrics.jsonl", run.failures
+        before = _drop_later_lines(self.path, first)
         self.best_miou: float = max((r["val_miou"] for r in before if r.get("val_miou") is not None), default=-1.0)
         self._start()
 
     def _start(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-        self.photos, self.since = 0, time.perf_counter()
+        self.steps: list[tuple[dict[str, Tensor], list[str]]] = []  # of each iteration: loss and parts, photos
+        self.skipped: list[tuple[str, str]] = []
+        self._start_clock()
 
-    def add(self, parts: dict[str, Tensor], photos: int) -> None:
-        for name, value in parts.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach()
-            self.counts[name] = self.counts.get(name, 0) + 1
-        self.photos += photos
+    def _start_clock(self) -> None:
+        self.since, self.untimed = time.perf_counter(), len(self.steps)
+
+    def add(self, parts: dict[str, Tensor], photos: list[str], failures: list[tuple[str, str]]) -> None:
+        self.steps.append(({name: value.detach().float() for name, value in parts.items()}, photos))
+        self.skipped += failures
 
     def write(self, iteration: int, lr: float) -> str:
-        means = {name: float(value) / self.counts[name] for name, value in self.sums.items()}
-        rate = self.photos / (time.perf_counter() - self.since)
-        if not all(map(math.isfinite, means.values())):
-            bad = ", ".join(f"{k} {v:.3g}" for k, v in means.items())
-            raise StclError(
-                f"the loss or its gradient is no longer finite at iteration {iteration} ({bad}); "
-                "the last checkpoint is kept; try a lower --lr"
-            )
+        """Write a line and give it as text. StclError if an iteration since the last one was not finite."""
+        for name, reason in _of_all_ranks(self.skipped):
+            self.failures.add(name, reason)
+        values = torch.stack([value for parts, _ in self.steps for value in parts.values()])
+        figures = iter((sum_over_ranks(values) / ranks()).tolist())
+        steps = [({name: next(figures) for name in parts}, photos) for parts, photos in self.steps]
+        for number, (parts, photos) in enumerate(steps, iteration + 1 - len(steps)):
+            if not all(map(math.isfinite, parts.values())):
+                raise _not_finite(number, parts, photos)
+        by_name: dict[str, list[float]] = {}
+        for parts, _ in steps:
+            for name, value in parts.items():
+                by_name.setdefault(name, []).append(value)
+        means = {name: sum(values) / len(values) for name, values in by_name.items()}
+        rate = ranks() * sum(len(photos) for _, photos in steps[self.untimed :]) / (time.perf_counter() - self.since)
         rounded = {name: float(f"{value:.6g}") for name, value in means.items()}
-        append_jsonl(self.path, {"iteration": iteration, "lr": lr, **rounded, "photos_per_second": round(rate, 2)})
+        if rank() == 0:
+            line = {"iteration": iteration, "lr": lr, **rounded, "photos_per_second": round(rate, 2)}
+            append_jsonl(self.path, line)
         self._start()
         return " ".join(f"{name} {value:.3f}" for name, value in means.items())
 
-    def write_measurement(self, iteration: int, measured: dict[str, Any]) -> None:
-        append_jsonl(self.path, {"iteration": iteration, **{f"val_{k}": v for k, v in measured.items()}})
-        self.photos, self.since = 0, time.perf_counter()  # the rate is that of training
+    def write_measurement(self, iteration: int, measured: dict[str, Any]) -> bool:
+        """Whether it is the best so far."""
+        if rank() == 0:
+            append_jsonl(self.path, {"iteration": iteration, **{f"val_{k}": v for k, v in measured.items()}})
+        self._start_clock()  # the rate is that of training
+        best = measured["miou"] > self.best_miou
+        if best:
+            self.best_miou = measured["miou"]
+        return best
+
+
+def _not_finite(iteration: int, parts: dict[str, float], photos: list[str]) -> StclError:
+    figures = ", ".join(f"{name} {value:.3g}" for name, value in parts.items())
+    names = ", ".join(shown(name) for (name,) in _of_all_ranks([(photo,) for photo in photos]))
+    return StclError(
+        f"the loss or its gradient is no longer finite at iteration {iteration} ({figures}), with the photos {names}; "
+        "the last checkpoint is kept; try a lower --lr"
+    )
+
+
+def _of_all_ranks(records: list[tuple[str, ...]]) -> list[list[str]]:
+    """All ranks' tuples of texts, in rank order."""
+    lines = all_gather_bytes(b"".join(json_bytes(record) for record in records))
+    return [json.loads(line) for line in lines.splitlines()]
 
 
 def _drop_later_lines(path: Path, first: int) -> list[dict[str, Any]]:
     """A resumed run writes the lines after its checkpoint again."""
     records = [record for record in read_jsonl(path) if record["iteration"] <= first]
-    if path.is_file():
+    if path.is_file() and rank() == 0:
         with atomic_write(path) as temporary:
             temporary.write_bytes(b"".join(json_bytes(record) for record in records))
     return records

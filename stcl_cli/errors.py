@@ -5,6 +5,7 @@ EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_SKIPPED = 3  # finished, but some inputs were skipped; each is named in failed.jsonl
 EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
+EXIT_TERMINATED = 143  # by SIGTERM, as a cluster sends it before it takes a machine away
 
 
 class StclError(Exception):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from stcl_cli.errors import StclError
+from stcl_cli.launch import launch
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def make_runtime(device: str, amp: str = "off") -> Runtime:
 
 
 def pick_device(name: str) -> torch.device:
-    """'auto', 'cpu', 'cuda' or 'cuda:N' -> device."""
+    """'auto', 'cpu', 'cuda' or 'cuda:N' -> device. Processes that were started together share a machine's GPUs out."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -52,6 +53,8 @@ def pick_device(name: str) -> torch.device:
         raise StclError(
             f"--device {name}: this machine shows {found} CUDA device{'' if found == 1 else 's'}; give --device cpu"
         )
+    if device.type == "cuda" and device.index is None and launch().ranks > 1:
+        return torch.device("cuda", launch().local_rank % torch.cuda.device_count())
     return device
 
 

@@ -13,6 +13,7 @@ from stcl_cli.cams import normalise_cams
 from stcl_cli.config import SegtrainConfig, TrainConfig, Training
 from stcl_cli.data.loader import read_photo_mask
 from stcl_cli.data.photos import Photo, list_photos, read_photo
+from stcl_cli.distributed import rank, ranks, sum_over_ranks
 from stcl_cli.errors import StclError
 from stcl_cli.formats.files import output_path
 from stcl_cli.inference import photo_cams, photo_scores
@@ -37,13 +38,14 @@ def cam_validation(
     def measure() -> dict[str, Any]:
         model.eval()
         sweep = CamSweep(classes)
-        for photo in photos:
+        for photo in photos[rank() :: ranks()]:
             pixels = read_photo(photo.path, config.max_side)
             truth = _truth(config, photo, pixels, classes)
             shown = list(labels[photo.name])
             cams = photo_cams(model, runtime, pixels, config.cam_scales)[0][shown]
             maps = resize(normalise_cams(cams)[None], pixels.shape[:2])[0].cpu().numpy()
             sweep.add(truth, maps, shown)
+        sweep.counts = sum_over_ranks(torch.from_numpy(sweep.counts)).numpy()
         miou, threshold = sweep.best()
         return {"miou": miou, "background": threshold}
 
@@ -61,12 +63,12 @@ def segmentation_validation(
     def measure() -> dict[str, Any]:
         model.eval()
         total = np.zeros((classes + 1, classes + 2), np.int64)
-        for photo in photos:
+        for photo in photos[rank() :: ranks()]:
             pixels = read_photo(photo.path, config.max_side)
             truth = _truth(config, photo, pixels, classes)
             predicted = photo_scores(model, runtime, pixels, (1.0,), flip=False).argmax(0).byte().cpu().numpy()
             total += confusion_matrix(truth, predicted, classes + 1)
-        return {"miou": mean_iou(total)}
+        return {"miou": mean_iou(sum_over_ranks(torch.from_numpy(total)).numpy())}
 
     return measure
 

@@ -85,8 +85,7 @@ def test_only_foreground_at_both_scores_is_sure():
 def test_local_crops_lie_inside_and_know_what_they_show(seed, labels, window):
     valid = torch.ones(2, 6, 5, dtype=torch.bool)
     valid[0, :, 3:] = False
-    generator = torch.Generator().manual_seed(seed)
-    corners, positive = local_crop_corners(torch.from_numpy(labels), valid, window, 4, generator)
+    corners, positive = local_crop_corners(torch.from_numpy(labels), valid, window, rand(seed, 2, 4))
     for image, crop in np.ndindex(2, 4):
         top, left = corners[image, crop].tolist()
         assert 0 <= top <= 6 - window
@@ -101,7 +100,7 @@ def test_half_the_crops_are_centred_on_uncertain_tokens():
     labels, valid = torch.zeros(1, 8, 8, dtype=torch.int64), torch.ones(1, 8, 8, dtype=torch.bool)
     labels[0, 2, 3], labels[0, 4:] = 255, 1
     valid[0, :2] = False
-    corners, _ = local_crop_corners(labels, valid, 1, 4000, torch.Generator().manual_seed(0))
+    corners, _ = local_crop_corners(labels, valid, 1, rand(0, 1, 4000))
     row, column = corners[0].unbind(-1)
     assert ((row == 2) & (column == 3)).float().mean() == pytest.approx(0.5, abs=0.05)
     assert ((row >= 2) & (row < 4)).all()  # neither padding nor what is foreground for sure
@@ -109,7 +108,7 @@ def test_half_the_crops_are_centred_on_uncertain_tokens():
 
 def test_an_image_that_is_all_foreground_still_gives_crops():
     ones = torch.ones(1, 4, 4, dtype=torch.int64)
-    _, positive = local_crop_corners(ones, ones.bool(), 2, 3)
+    _, positive = local_crop_corners(ones, ones.bool(), 2, rand(0, 1, 3))
     assert positive.all()
 
 

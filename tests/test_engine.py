@@ -3,9 +3,11 @@ from functools import partial
 
 import pytest
 import torch
+from ranks import run_ranks
 from torch import nn
 
 from stcl_cli.config import SegtrainConfig
+from stcl_cli.distributed import joined
 from stcl_cli.engine import Run, fit, learning_rate_factor
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checkpoints import open_checkpoint
@@ -24,15 +26,16 @@ def batches(first, last, *, stop_at=None):
         if iteration == stop_at:
             raise Stop
         x = torch.randn(4, 3, generator=torch.Generator().manual_seed(iteration))
-        yield {"x": x, "failures": [("b.jpg", "is empty")] if iteration == 1 else []}
+        names = [f"{iteration}-{number}" for number in range(4)]
+        yield {"x": x, "names": names, "failures": [("b.jpg", "is empty")] if iteration == 1 else []}
 
 
-def make_run(folder, *, batches=batches, bad_from=None, validate=None, **settings):
+def make_run(folder, *, batches=batches, bad_from=None, validate=None, dropout=0.5, **settings):
     """A small network that meets chance (dropout) and keeps statistics (batch norm)."""
     settings = {"iterations": 12, "save_every": 5, "log_every": 3, "lr": 0.01, "warmup": 0.25} | settings
     config = SegtrainConfig(images="", masks="", output="", seed=4, **settings)
     seed_everything(0)
-    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+    model = nn.Sequential(nn.Linear(3, 8, bias=False), nn.BatchNorm1d(8), nn.Dropout(dropout), nn.Linear(8, 1))
 
     def step(batch, progress):
         out = model(batch["x"])
@@ -116,13 +119,69 @@ def test_the_log_holds_means_since_its_last_line(tmp_path):
 @pytest.mark.parametrize("log_every", [1, 3, 100])
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, log_every):
     run = make_run(tmp_path, bad_from=7, log_every=log_every)
-    with pytest.raises(StclError, match=r"no longer finite at iteration \d+ .*the last checkpoint is kept") as caught:
+    with pytest.raises(StclError) as caught:
         fit(run)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value) == (
+        "the loss or its gradient is no longer finite at iteration 8 (loss inf, fit inf, late inf, grad_norm nan), "
+        "with the photos 7-0, 7-1, 7-2, 7-3; the last checkpoint is kept; try a lower --lr"
+    )
     checkpoint = open_checkpoint(tmp_path / "checkpoints" / "last.safetensors", "segtrain")
     assert checkpoint.info.iteration == 5
     checkpoint.load_model(run.model)
     assert all(torch.isfinite(value).all() for value in run.model.state_dict().values())
+
+
+def half(rank):
+    """`batches` of which each of two ranks takes its half."""
+
+    def some(first, last):
+        for batch in batches(first, last):
+            mine = slice(2 * rank, 2 * rank + 2)
+            yield batch | {"x": batch["x"][mine], "names": batch["names"][mine]}
+
+    return some
+
+
+def test_two_ranks_are_one_process_with_both_batches(tmp_path):
+    whole = make_run(tmp_path / "whole", validate=measure, dropout=0)
+    fit(whole)
+    expected, expected_log = weights_and_log(whole)
+
+    def train(rank):
+        with joined(torch.device("cpu")):
+            run = make_run(tmp_path / "both", validate=measure, dropout=0, batches=half(rank))
+            run.failures.write = rank == 0
+            fit(run)
+        return weights_and_log(run)[0], run.failures.reasons
+
+    results = run_ranks(2, train)
+    for weights, failures in results:
+        assert failures == {"b.jpg": "is empty"}  # which is also on disk, once
+        for name, value in weights.items():
+            assert torch.allclose(torch.tensor(value), torch.tensor(expected[name]), atol=1e-5), name
+            assert value == results[0][0][name]
+    assert len(read_jsonl(tmp_path / "both" / "failed.jsonl")) == 1
+    log = read_jsonl(tmp_path / "both" / LOG)
+    assert len(log) == len(expected_log)
+    for line, other in zip(log, expected_log, strict=True):
+        assert other == pytest.approx({k: v for k, v in line.items() if k != "photos_per_second"}, abs=1e-5)
+    checkpoint = open_checkpoint(tmp_path / "both", "segtrain")
+    assert checkpoint.info.ranks == 2
+    with pytest.raises(StclError, match=r"last.safetensors: was trained by 2 processes at once, not by 1; start as"):
+        fit(make_run(tmp_path / "both", validate=measure, dropout=0))
+
+
+def test_two_ranks_stop_together_and_name_the_photos_of_both(tmp_path):
+    def train(rank):
+        with joined(torch.device("cpu")):
+            run = make_run(tmp_path, batches=half(rank), bad_from=3 if rank == 1 else None)
+            run.failures.write = rank == 0
+            fit(run)
+
+    for error in run_ranks(2, train):
+        assert isinstance(error, StclError)
+        assert "at iteration 4 (loss inf, fit inf" in str(error)
+        assert "with the photos 3-0, 3-1, 3-2, 3-3;" in str(error)
 
 
 def test_best_is_the_checkpoint_of_the_highest_miou(tmp_path):

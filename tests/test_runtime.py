@@ -27,6 +27,11 @@ def test_auto_takes_what_is_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device("auto") == torch.device("cuda")
     assert pick_device("cuda:1").index == 1
+    for rank in range(3):  # three processes share the two GPUs of this machine
+        for variable, value in {"RANK": rank + 4, "WORLD_SIZE": 8, "LOCAL_RANK": rank}.items():
+            monkeypatch.setenv(variable, str(value))
+        assert pick_device("auto") == torch.device("cuda", rank % 2)
+        assert pick_device("cuda:1").index == 1
 
 
 @pytest.mark.parametrize(("amp", "dtype"), [("auto", torch.float32), ("off", torch.float32), ("bf16", torch.bfloat16)])

@@ -1,7 +1,8 @@
 """Endless, repeatable batches of training views.
 
-Every draw of the run has a number; photo, order and augmentation follow from (seed, draw). So batches do not depend on
-the number of worker processes, and a resumed run goes on exactly where it stopped.
+Every draw of the run has a number; photo, order, augmentation and the random numbers a photo brings for the losses
+follow from (seed, draw). So batches do not depend on the number of worker processes, a resumed run goes on exactly
+where it stopped, and several ranks see together what one process with their common batch sees.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from stcl_cli.config import SegtrainConfig, TrainConfig
 from stcl_cli.data.photo_masks import read_photo_mask
 from stcl_cli.data.photos import Photo, read_photo
 from stcl_cli.data.transforms import random_view
+from stcl_cli.distributed import rank, ranks
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.runtime import cores
 
@@ -36,14 +38,19 @@ class TrainingViews(Dataset):
         labels: np.ndarray | None = None,
         masks: Sequence[Path] = (),
         classes: int = 254,
+        uniforms: int = 0,
     ) -> None:
-        self.photos, self.labels, self.masks, self.classes = photos, labels, masks, classes
+        """`uniforms`: how many random numbers in [0,1) each photo brings."""
+        self.photos, self.labels, self.masks, self.classes, self.uniforms = photos, labels, masks, classes, uniforms
         self.crop_size, self.rescale = config.crop_size, config.rescale
         self.max_side, self.seed = config.max_side, config.seed
         self.padding_rgb = tuple(mean_rgb.flatten().round().int().tolist())  # 0 after normalisation
 
     def __getitem__(self, ticket: tuple[int, int]) -> dict[str, Any]:
-        """photo uint8 3HW, box, and labels (C) or mask (HW); the next usable photo stands in for an unusable one."""
+        """photo uint8 3HW, box, uniform (U), and labels (C) or mask (HW), with the photo's name and the failures met.
+
+        The next usable photo stands in for an unusable one.
+        """
         index, draw = ticket
         failures = []
         for step in range(len(self.photos)):
@@ -64,6 +71,8 @@ class TrainingViews(Dataset):
         item = {
             "photo": torch.from_numpy(np.ascontiguousarray(view.photo_HW3.transpose(2, 0, 1))),
             "box": torch.tensor(view.box),
+            "uniform": torch.from_numpy(rng.random(self.uniforms, np.float32)),
+            "name": self.photos[index].name,
         }
         if self.labels is not None:
             item["labels"] = torch.from_numpy(self.labels[index])
@@ -73,21 +82,23 @@ class TrainingViews(Dataset):
 
 
 class EndlessOrder(Sampler):
-    """(photo index, draw number) from draw `start` on: a new permutation an epoch, from (seed, epoch)."""
+    """This rank's (photo index, draw number) of some iterations: a new permutation an epoch, from (seed, epoch)."""
 
-    def __init__(self, photos: int, seed: int, start: int, stop: int) -> None:
-        self.photos, self.seed, self.start, self.stop = photos, seed, start, stop
+    def __init__(self, photos: int, seed: int, iterations: range, batch_size: int) -> None:
+        self.photos, self.seed, self.iterations, self.batch_size = photos, seed, iterations, batch_size
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return len(self.iterations) * self.batch_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch, order = -1, None
-        for draw in range(self.start, self.stop):
-            if draw // self.photos != epoch:
-                epoch = draw // self.photos
-                order = np.random.default_rng([self.seed, 1, epoch]).permutation(self.photos)
-            yield int(order[draw % self.photos]), draw
+        for iteration in self.iterations:
+            start = (iteration * ranks() + rank()) * self.batch_size
+            for draw in range(start, start + self.batch_size):
+                if draw // self.photos != epoch:
+                    epoch = draw // self.photos
+                    order = np.random.default_rng([self.seed, 1, epoch]).permutation(self.photos)
+                yield int(order[draw % self.photos]), draw
 
 
 def training_batches(
@@ -105,7 +116,7 @@ def training_batches(
         return DataLoader(
             views,
             batch_size=config.batch_size,
-            sampler=EndlessOrder(len(views.photos), views.seed, first * config.batch_size, last * config.batch_size),
+            sampler=EndlessOrder(len(views.photos), views.seed, range(first, last), config.batch_size),
             num_workers=workers,
             collate_fn=_collate,
             worker_init_fn=_one_thread,
@@ -121,5 +132,6 @@ def _one_thread(worker: int) -> None:
 
 
 def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    batch = {key: torch.stack([item[key] for item in items]) for key in items[0] if key != "failures"}
-    return batch | {"failures": [failure for item in items for failure in item["failures"]]}
+    batch = {key: torch.stack([item[key] for item in items]) for key in items[0] if key not in ("name", "failures")}
+    failures = [failure for item in items for failure in item["failures"]]
+    return batch | {"names": [item["name"] for item in items], "failures": failures}

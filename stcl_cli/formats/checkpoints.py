@@ -30,6 +30,7 @@ class CheckpointInfo:
     iteration: int  # optimiser steps done
     classes: tuple[str, ...]  # foreground classes
     config: dict[str, Any]  # the run's config
+    ranks: int = 1  # processes that trained together
 
 
 class Checkpoint:

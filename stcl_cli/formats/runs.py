@@ -129,22 +129,24 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 class Failures:
     """Inputs that a run goes on without: each once in FOLDER/failed.jsonl, as {"image": name, "reason": why}.
 
-    A run starts with none, also a resumed one: what failed before is tried again.
+    A run starts with none, also a resumed one: what failed before is tried again. Without `write` they are but counted.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.path = Path(folder, FAILED)
+    def __init__(self, folder: str | os.PathLike[str], write: bool = True) -> None:
+        self.path, self.write = Path(folder, FAILED), write
         self.reasons: dict[str, str] = {}
-        try:
-            self.path.unlink(missing_ok=True)
-        except OSError as error:
-            raise write_error(self.path, error) from error
+        if write:
+            try:
+                self.path.unlink(missing_ok=True)
+            except OSError as error:
+                raise write_error(self.path, error) from error
 
     def add(self, name: str, reason: object) -> None:
         """Record that `name` was skipped; a name that is known already stays as it is."""
         if name not in self.reasons:
             self.reasons[name] = str(reason)
-            append_jsonl(self.path, {"image": name, "reason": str(reason)})
+            if self.write:
+                append_jsonl(self.path, {"image": name, "reason": str(reason)})
 
     def __len__(self) -> int:
         return len(self.reasons)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stcl_cli.distributed import ranks, sum_over_ranks
+
 
 def class_contrast(teacher_BGE: Tensor, student_BLE: Tensor, positive_BL: Tensor, temperature: float) -> Tensor:
     """InfoNCE of every global view (teacher) against the local crops (student) of its image (ToCo, sec. 3.3).
@@ -17,4 +19,4 @@ def class_contrast(teacher_BGE: Tensor, student_BLE: Tensor, positive_BL: Tensor
     # -log(e^s / (e^s + N)) = softplus(log N - s), which is 0 where an image has no negative (log N = -inf)
     loss = torch.logaddexp(similarity, negatives) - similarity
     pairs = positive_BL[:, None].expand_as(loss)
-    return (loss * pairs).sum() / pairs.sum().clamp_min(1)
+    return ranks() * (loss * pairs).sum() / sum_over_ranks(pairs.sum()).clamp_min(1)

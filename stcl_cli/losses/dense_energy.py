@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stcl_cli.distributed import ranks, sum_over_ranks
+
 
 def dense_energy(
     logits_BKhw: Tensor,
@@ -32,6 +34,6 @@ def dense_energy(
         weight = torch.exp(-0.5 * torch.cdist(features_BNF, features_BNF).square())
         valid = F.adaptive_avg_pool2d(valid_BHW.float()[:, None], size).flatten(1)
         weight = weight * valid[:, :, None] * valid[:, None, :]
-        total = weight.sum().clamp_min(1e-6)
+        total = sum_over_ranks(weight.sum()).clamp_min(1e-6)
     agreement = (torch.bmm(probs, weight) * probs).sum()
-    return 1 - agreement / total
+    return 1 - ranks() * agreement / total

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stcl_cli.distributed import ranks, sum_over_ranks
 from stcl_cli.formats.masks import IGNORE
 
 
@@ -23,6 +24,7 @@ def patch_contrast(tokens_BND: Tensor, labels_BN: Tensor) -> Tensor:
     self_pair = torch.eye(labels_BN.shape[1], dtype=torch.bool, device=labels_BN.device)
     alike = pair & same & ~self_pair
     unlike = pair & ~same
-    positive = (cosine * alike).sum() / (alike.sum() + 1)
-    negative = (cosine * unlike).sum() / (unlike.sum() + 1)
+    counts = sum_over_ranks(torch.stack([alike.sum(), unlike.sum()])) + 1
+    positive = ranks() * (cosine * alike).sum() / counts[0]
+    negative = ranks() * (cosine * unlike).sum() / counts[1]
     return 0.5 * (1 - positive) + 0.5 * negative

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stcl_cli.distributed import ranks, sum_over_ranks
 from stcl_cli.formats.masks import IGNORE
 
 
@@ -16,6 +18,12 @@ def balanced_cross_entropy(logits_BKHW: Tensor, target_BHW: Tensor) -> Tensor:
     """
     loss = F.cross_entropy(logits_BKHW.float(), target_BHW, ignore_index=IGNORE, reduction="none")
     background = target_BHW == 0
-    foreground = ~background & (target_BHW != IGNORE)
-    halves = [(loss * half).sum() / half.sum().clamp_min(1) for half in (background, foreground)]
-    return (halves[0] + halves[1]) / 2
+    halves = torch.stack([background, ~background & (target_BHW != IGNORE)])
+    counts = sum_over_ranks(halves.sum((1, 2, 3))).clamp_min(1)
+    return ranks() * ((loss * halves).sum((1, 2, 3)) / counts).mean()
+
+
+def mean_cross_entropy(logits_BKHW: Tensor, target_BHW: Tensor) -> Tensor:
+    """Mean over the pixels that are not 255; 0 where a batch has none. Scalar, in float32."""
+    total = F.cross_entropy(logits_BKHW.float(), target_BHW, ignore_index=IGNORE, reduction="sum")
+    return ranks() * total / sum_over_ranks((target_BHW != IGNORE).sum()).clamp_min(1)

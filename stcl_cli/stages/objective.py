@@ -55,7 +55,7 @@ class Objective:
             slots_BK = label_slots(labels_BC)
             cams = self._cams(images_B3HW, tokens)
         if contrast:
-            parts |= self._contrast(images_B3HW, tokens, cams, slots_BK, valid_BHW)
+            parts |= self._contrast(images_B3HW, tokens, cams, slots_BK, valid_BHW, batch["uniform"])
         if segment:
             parts |= self._segmentation(photos_B3HW, scores_BKhw, cams, slots_BK, valid_BHW)
         loss = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
@@ -69,7 +69,13 @@ class Objective:
             return self.model.cam_pass(images_B3HW, self.config.cam_scales, size, plain)
 
     def _contrast(
-        self, images_B3HW: Tensor, tokens: Tokens, cams: CamPass, slots_BK: Tensor, valid_BHW: Tensor
+        self,
+        images_B3HW: Tensor,
+        tokens: Tokens,
+        cams: CamPass,
+        slots_BK: Tensor,
+        valid_BHW: Tensor,
+        uniform_BL: Tensor,
     ) -> dict[str, Tensor]:
         config, model = self.config, self.model
         valid_Bhw = F.adaptive_avg_pool2d(valid_BHW[:, None].float(), tokens.grid)[:, 0] > 0.5
@@ -82,7 +88,7 @@ class Objective:
             parts["patch"] = patch_contrast(tokens.patch_BND, labels_Bhw.flatten(1))
         if config.w_class:
             model.teacher.update(model.student, config.ema)
-            corners, positive_BL = local_crop_corners(labels_Bhw, valid_Bhw, self.window, config.local_crops)
+            corners, positive_BL = local_crop_corners(labels_Bhw, valid_Bhw, self.window, uniform_BL)
             crops = cut_crops(images_B3HW, corners, model.backbone.patch_size, self.window)
             with self.runtime.autocast():
                 student = model.student(model.backbone(crops.flatten(0, 1)).class_BD).unflatten(0, positive_BL.shape)

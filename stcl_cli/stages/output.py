@@ -12,9 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from stcl_cli.config import Folder, PredictConfig, RefineConfig, RunConfig
-from stcl_cli.console import detail
+from stcl_cli.config import Folder, PredictConfig, RefineConfig
+from stcl_cli.console import detail, say
 from stcl_cli.data.photos import Photo, read_photo
+from stcl_cli.distributed import rank, wait_for_all
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import BACKGROUND, write_classes
 from stcl_cli.formats.files import output_path, shown, to_json
@@ -38,31 +39,28 @@ def nobody(item: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """`summary` is printed as one JSON line on stdout; `skipped` inputs make the exit code 3.
-
-    `next` is the command that usually follows, as its words: shown on stderr where a command is run on its own.
-    """
+    """`summary` is printed as one JSON line on stdout; `skipped` inputs make the exit code 3."""
 
     summary: dict[str, Any] | None = None
     skipped: int = 0
-    next: tuple[str | Path, ...] = ()
 
 
 def open_folder(config: Folder, command: str, classes: tuple[str, ...]) -> tuple[Path, Failures]:
-    """The output folder with config.json and classes.txt in it. StclError if it is in use or of another run."""
-    folder = take_folder(config, command, config.resume)
-    write_classes(folder / "classes.txt", classes)
-    return folder, Failures(folder)
+    """The output folder with config.json and classes.txt in it; of ranks that train together the first one writes.
 
-
-def take_folder(config: Folder | RunConfig, command: str, resume: bool) -> Path:
-    """The output folder with config.json in it. StclError if it is in use or of another run."""
-    fields = {k: v for k, v in asdict(config).items() if k not in ("resume", "overwrite")}
-    folder = open_output(config.output, resume, config.overwrite)
-    if (folder / CONFIG).is_file():
-        _check_same(folder, command, fields)
-    write_config(folder, command, fields)
-    return folder
+    Raises:
+        StclError: the folder is in use or of another run.
+    """
+    folder = Path(config.output)
+    if rank() == 0:
+        fields = {k: v for k, v in asdict(config).items() if k not in ("resume", "overwrite")}
+        open_output(folder, config.resume, config.overwrite)
+        if (folder / CONFIG).is_file():
+            _check_same(folder, command, fields)
+        write_config(folder, command, fields)
+        write_classes(folder / "classes.txt", classes)
+    wait_for_all()
+    return folder, Failures(folder, write=rank() == 0)
 
 
 def _check_same(folder: Path, command: str, fields: dict[str, Any]) -> None:
@@ -71,7 +69,7 @@ def _check_same(folder: Path, command: str, fields: dict[str, Any]) -> None:
         if name not in FREE_ON_RESUME and before.get(name) != value:
             raise StclError(
                 f"{shown(folder / CONFIG)}: was started with {name} = {before.get(name)}, not {value}; "
-                f"go on with --config {shlex.quote(shown(folder))}, do it anew with --overwrite, or give another -o"
+                f"resume with --config {shown(folder / CONFIG)}, or give another folder with -o"
             )
 
 
@@ -80,6 +78,11 @@ def skip(failures: Failures, skipped: Iterable[tuple[str, object]]) -> None:
     for name, reason in skipped:
         failures.add(name, reason)
         detail(f"skipped {shown(name)}: {reason}")
+
+
+def say_next(*words: str | Path) -> None:
+    """Name the command that usually follows. A list on stdin is used up, so PHOTOS stands for it."""
+    say("next: stcl " + shlex.join("PHOTOS" if word == "-" else str(word) for word in words))
 
 
 class MaskFolder:

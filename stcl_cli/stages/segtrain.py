@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stcl_cli.config import SegtrainConfig
@@ -15,13 +14,14 @@ from stcl_cli.data.loader import TrainingViews, training_batches
 from stcl_cli.data.outputs import match_outputs
 from stcl_cli.data.photo_masks import sample_masks
 from stcl_cli.data.photos import list_photos
+from stcl_cli.distributed import check_same, devices, joined, rank
 from stcl_cli.engine import Run, fit
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import find_classes
-from stcl_cli.formats.masks import IGNORE
+from stcl_cli.losses.segmentation import mean_cross_entropy
 from stcl_cli.networks import build_segmenter, default_encoder, parameter_groups
 from stcl_cli.runtime import Runtime, make_runtime, seed_everything
-from stcl_cli.stages.output import Result, open_folder
+from stcl_cli.stages.output import Result, open_folder, say_next
 from stcl_cli.validation import segmentation_validation
 from stcl_models.stcl import resize
 
@@ -29,6 +29,11 @@ from stcl_models.stcl import resize
 def run(config: SegtrainConfig) -> Result:
     """Train, or go on training. Raises StclError."""
     runtime = make_runtime(config.device, config.amp)
+    with joined(runtime.device):
+        return _train(config, runtime)
+
+
+def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
     photos, missing = list_photos(config.images, config.list)
     masks = match_outputs(config.masks, ".png", photos).by_photo
     with_mask = [photo for photo in photos if photo.name in masks]
@@ -37,6 +42,7 @@ def run(config: SegtrainConfig) -> Result:
             f"{config.masks}: holds no mask for any photo in {config.images}; a mask is named like its photo"
         )
     classes = find_classes(config.classes, Path(config.masks))
+    check_same("photos and masks", *classes, *(photo.name for photo in with_mask))
     looked_at = sample_masks(with_mask, masks, classes)
     say(looked_at.describe())
     if len(looked_at.all_background) == looked_at.masks:
@@ -59,7 +65,8 @@ def run(config: SegtrainConfig) -> Result:
         masks=[masks[photo.name] for photo in with_mask],
         classes=len(classes),
     )
-    say(f"{len(with_mask)} photos, {len(classes)} classes, {config.arch} with {config.encoder} on {runtime.device}")
+    network = f"{config.arch} with {config.encoder}"
+    say(f"{len(with_mask)} photos, {len(classes)} classes, {network} on {devices(runtime.device)}")
     measured = fit(
         Run(
             stage="segtrain",
@@ -77,18 +84,17 @@ def run(config: SegtrainConfig) -> Result:
     )
     if measured:
         say(f"mIoU on {config.val_masks}: {measured['miou']:.3f}")
-    return Result(skipped=len(failures), next=("predict", config.images, "-m", config.output, "-o", "PREDICTIONS"))
+    say_next("predict", config.images, "-m", config.output, "-o", "PREDICTIONS")
+    return Result(skipped=len(failures) if rank() == 0 else 0)
 
 
 def cross_entropy_step(model: nn.Module, runtime: Runtime) -> Any:
-    """Mean cross entropy over the pixels that are not 255; 0 where a batch has none."""
+    """Mean cross entropy over the pixels that are not 255."""
 
     def step(batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        target_BHW = batch["mask"]
         with runtime.autocast():
             scores = model(model.normalise(batch["photo"]))
-        scores = resize(scores.float(), target_BHW.shape[-2:])
-        total = F.cross_entropy(scores, target_BHW, ignore_index=IGNORE, reduction="sum")
-        return total / (target_BHW != IGNORE).sum().clamp_min(1), {}
+        scores = resize(scores.float(), batch["mask"].shape[-2:])
+        return mean_cross_entropy(scores, batch["mask"]), {}
 
     return step

@@ -8,20 +8,27 @@ from stcl_cli.config import TrainConfig
 from stcl_cli.console import say, warn
 from stcl_cli.data.inventory import describe, take_inventory
 from stcl_cli.data.loader import TrainingViews, training_batches
+from stcl_cli.distributed import check_same, devices, joined, rank
 from stcl_cli.engine import Run, fit
 from stcl_cli.errors import StclError
 from stcl_cli.networks import build_stcl, parameter_groups
-from stcl_cli.runtime import make_runtime, seed_everything
+from stcl_cli.runtime import Runtime, make_runtime, seed_everything
 from stcl_cli.stages.objective import Objective
-from stcl_cli.stages.output import Result, open_folder, skip
+from stcl_cli.stages.output import Result, open_folder, say_next, skip
 from stcl_cli.validation import cam_validation
 
 
 def run(config: TrainConfig) -> Result:
     """Train, or go on training. Raises StclError."""
     runtime = make_runtime(config.device, config.amp)
+    with joined(runtime.device):
+        return _train(config, runtime)
+
+
+def _train(config: TrainConfig, runtime: Runtime) -> Result:
     found = take_inventory(config, config.labels)
     labelled, labels = found.labelled, found.labels
+    check_same("photos and labels", *labels.classes, *(f"{photo.name} {classes}" for photo, classes in labelled))
     for line in describe(found):
         say(line)
     for line in found.warnings():
@@ -39,8 +46,10 @@ def run(config: TrainConfig) -> Result:
     multi_hot = np.zeros((len(labelled), len(labels.classes)), np.float32)
     for row, (_, classes) in zip(multi_hot, labelled, strict=True):
         row[list(classes)] = 1
-    views = TrainingViews([photo for photo, _ in labelled], config, model.backbone.mean, labels=multi_hot)
-    say(f"{len(labelled)} photos, {len(labels.classes)} classes, {config.backbone} on {runtime.device}")
+    views = TrainingViews(
+        [photo for photo, _ in labelled], config, model.backbone.mean, labels=multi_hot, uniforms=config.local_crops
+    )
+    say(f"{len(labelled)} photos, {len(labels.classes)} classes, {config.backbone} on {devices(runtime.device)}")
     fit(
         Run(
             stage="train",
@@ -57,5 +66,5 @@ def run(config: TrainConfig) -> Result:
         )
     )
     named = () if config.labels_format == "auto" else ("--labels-format", config.labels_format)
-    then = ("cam", config.images, "-m", config.output, "--labels", config.labels, *named, "-o", "CAMS")
-    return Result(skipped=len(failures), next=then)
+    say_next("cam", config.images, "-m", config.output, "--labels", config.labels, *named, "-o", "CAMS")
+    return Result(skipped=len(failures) if rank() == 0 else 0)
