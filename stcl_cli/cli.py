@@ -144,10 +144,13 @@ def _command(config_class: type, stage: str, *, name: str, items: bool = False) 
             try:
                 result = function(settings, importlib.import_module(f"stcl_cli.stages.{stage}"), *listeners)
             except KeyboardInterrupt as stop:
-                _say_how_to_go_on(name, values.get("output"))
+                _say_how_to_go_on(name, values)
                 raise SystemExit(EXIT_TERMINATED if isinstance(stop, _Terminated) else EXIT_STOPPED) from None
             finally:
                 signal.signal(signal.SIGTERM, before)
+            if result.next:  # a list on stdin is used up, so PHOTOS stands for it
+                words = ("PHOTOS" if word == "-" else str(word) for word in result.next)
+                console.say(f"next: stcl {shlex.join(words)}")
             _finish(result, values.get("output"))
 
         return run
@@ -176,12 +179,13 @@ def _print_item(as_json: bool) -> Callable[[Mapping[str, Any]], None]:
     return done
 
 
-def _say_how_to_go_on(command: str, output: str | None) -> None:
+def _say_how_to_go_on(command: str, values: Mapping[str, Any]) -> None:
     if launch().rank:
         return
-    how = ""
+    how, output = "", values.get("output")
     if output and os.path.isfile(os.path.join(output, CONFIG)):
-        how = f"; its files are whole, go on with: stcl {command} --config {shlex.quote(output)} --resume"
+        how = f"; its files are whole, go on with: stcl {command} --config {shlex.quote(output)}"
+        how += " --resume" if "resume" in values else ""  # stcl run goes on of its own accord
     click.echo(f"stcl: stopped{how}", err=True)
 
 
@@ -225,6 +229,8 @@ def main() -> None:
     stcl segtrain photos --masks masks --init run -o seg
     stcl predict photos -m seg -o predictions
 
+    Or all of it: stcl run photos --labels labels.csv -o out
+
     Exit codes: 0 done, 1 error, 2 usage, 3 finished but some inputs were skipped (see failed.jsonl).
     """
 
@@ -233,6 +239,21 @@ def main() -> None:
 def check(settings: config.CheckConfig, stage: Any) -> Any:
     """Look at photos, labels and masks as the other commands will, and say what is there and what would be skipped."""
     return stage.run(settings)
+
+
+@_command(config.RunConfig, "run", name="run", items=True)
+def run(settings: config.RunConfig, stage: Any, done: Any) -> Any:
+    """Run the whole chain: train, cam, refine, segtrain, predict. The same command again goes on where it stopped.
+
+    \b
+    The output folder holds
+      run          the classification network
+      cams         class activation maps
+      masks        masks made from the labels
+      seg          the segmentation model
+      predictions  its mask for every photo
+    """
+    return stage.run(settings, done)
 
 
 @_command(config.TrainConfig, "train", name="train")

@@ -63,6 +63,12 @@ def overlays_option() -> Any:
     return option(None, "Also write each mask over its photo, as a JPEG to look at, here.", path=True, metavar="DIR")
 
 
+def as_in(config_class: type, name: str) -> Any:
+    """A field like the one of another command: the same default, help and option."""
+    field = config_class.__dataclass_fields__[name]
+    return option(field.default, **field.metadata)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Folder:
     """What every command with an output folder shares."""
@@ -72,7 +78,7 @@ class Folder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compute(Folder):
+class Compute:
     """What every command that runs a network shares."""
 
     device: str = option("auto", "auto, cpu, cuda or cuda:N. auto takes a GPU where there is one.")
@@ -86,7 +92,7 @@ class Compute(Folder):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Compute):
+class Training(Compute, Folder):
     """What both trainings share."""
 
     list: str | None = list_option()
@@ -183,7 +189,7 @@ class TrainConfig(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CamConfig(Compute):
+class CamConfig(Compute, Folder):
     """`stcl cam`: photos and a run -> one CAM file a photo."""
 
     images: str = images_argument()
@@ -308,7 +314,7 @@ class SegtrainConfig(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(Compute):
+class PredictConfig(Compute, Folder):
     """`stcl predict`: photos and a segmentation model -> one mask a photo."""
 
     images: str = images_argument()
@@ -358,6 +364,36 @@ class EvalConfig:
         None, "Text file of class names. [default: classes.txt of either folder]", path=True, metavar="FILE"
     )
     ignore_predictions: bool = option(False, "Leave out pixels predicted as 255 instead of counting them as errors.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Compute):
+    """`stcl run`: photos and image-level labels -> the outputs of all stages in one folder.
+
+    Fields go to the stages that have one of the same name. None leaves a value to each stage: they differ.
+    """
+
+    images: str = as_in(TrainConfig, "images")
+    labels: str = as_in(TrainConfig, "labels")
+    labels_format: str = as_in(TrainConfig, "labels_format")
+    output: str = output_option("Folder to write; what a stopped run did there is kept.")
+    overwrite: bool = option(False, "Empty the output folder first and do everything anew.")
+    classes: str | None = as_in(TrainConfig, "classes")
+    list: str | None = as_in(TrainConfig, "list")
+    backbone: str = as_in(TrainConfig, "backbone")
+    weights: str | None = as_in(TrainConfig, "weights")
+    pretrained: bool = as_in(TrainConfig, "pretrained")
+    iterations: int | None = option(
+        None, "Optimiser steps of each training. [default: as in train and segtrain]", range=COUNT
+    )
+    batch_size: int | None = option(None, "Photos a step. [default: as in train and segtrain]", range=COUNT)
+    crop_size: int | None = option(
+        None, "Side of the square training crop, in pixels. [default: as in train and segtrain]", range=COUNT
+    )
+    max_side: int | None = option(
+        None, "Photos with a longer side are reduced to this many pixels. [default: as in each stage]", range=COUNT
+    )
+    val_masks: str | None = as_in(TrainConfig, "val_masks")
 
 
 @dataclass(frozen=True, kw_only=True)

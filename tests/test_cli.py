@@ -14,6 +14,7 @@ from stcl_cli.errors import StclError
 from stcl_cli.formats.runs import write_config
 
 CONFIGS = {
+    "run": config.RunConfig,
     "train": config.TrainConfig,
     "cam": config.CamConfig,
     "refine": config.RefineConfig,
@@ -30,7 +31,7 @@ class Stage:
     """Stands in for the stage modules: keeps the config, and does what it is told."""
 
     def __init__(self, monkeypatch):
-        self.summary, self.skipped, self.error, self.config = None, 0, None, None
+        self.summary, self.skipped, self.next, self.error, self.config = None, 0, (), None, None
         for name in (*CONFIGS, "evaluate"):
             monkeypatch.setitem(sys.modules, f"stcl_cli.stages.{name}", SimpleNamespace(run=self._run))
 
@@ -38,7 +39,7 @@ class Stage:
         self.config = given
         if self.error:
             raise self.error
-        return SimpleNamespace(summary=self.summary, skipped=self.skipped)
+        return SimpleNamespace(summary=self.summary, skipped=self.skipped, next=self.next)
 
     def __call__(self, *arguments):
         return CliRunner().invoke(main, [str(argument) for argument in arguments])
@@ -157,7 +158,7 @@ def items(monkeypatch):
         console.warn("warned")
         done({"image": "bär 1", "output": Path("MASKS", "bär 1.png"), "ignored": 0.5})
         done({"image": "x\udcff", "output": Path("MASKS", "x\udcff.png")})
-        return SimpleNamespace(summary=None, skipped=1)
+        return SimpleNamespace(summary=None, skipped=1, next=())
 
     monkeypatch.setitem(sys.modules, "stcl_cli.stages.predict", SimpleNamespace(run=run))
     return lambda *options: CliRunner().invoke(
@@ -202,3 +203,17 @@ def test_ctrl_c_says_how_to_go_on(stcl, tmp_path, started):
     result = stcl("train", "photos", "--labels", "labels.csv", "-o", tmp_path / "my run")
     go_on = f"; its files are whole, go on with: stcl train --config '{tmp_path / 'my run'}' --resume"
     assert (result.exit_code, result.stderr) == (130, f"stcl: stopped{go_on if started else ''}\n")
+
+
+def test_stcl_run_goes_on_without_resume(stcl, tmp_path):
+    stcl.error = KeyboardInterrupt()
+    write_config(tmp_path, "run", {})
+    result = stcl("run", "photos", "--labels", "labels.csv", "-o", tmp_path)
+    assert result.stderr == f"stcl: stopped; its files are whole, go on with: stcl run --config {tmp_path}\n"
+
+
+def test_the_next_command_can_be_copied(stcl):
+    stcl.next = ("refine", Path("my cams"), "--images", "-", "-o", "MASKS")
+    result = stcl("cam", "-", "-m", "run", "-o", "my cams")
+    assert (result.stdout, result.stderr) == ("", "next: stcl refine 'my cams' --images PHOTOS -o MASKS\n")
+    assert stcl("-q", "cam", "-", "-m", "run", "-o", "my cams").stderr == ""

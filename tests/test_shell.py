@@ -110,3 +110,24 @@ def test_ctrl_c_leaves_whole_files_and_says_how_to_go_on(shell, tmp_path):
     assert (code, err) == (0, "")
     assert 0 < out.count("\n") < 200  # what was done is not done again
     assert len(list(Path(tmp_path, "CA MS").glob("*.safetensors"))) == 200
+
+
+def test_one_command_for_all_of_it(shell, tmp_path):
+    (tmp_path / "labels.csv").write_text("a,cat\nsub dir/bär 01,cat;dog\nsub dir/c.v1,dog\n")
+    command = (
+        "find photos/ -name '*.jpg' | stcl run - --labels labels.csv -o 'my out' --backbone stcl_tiny --no-pretrained "
+        "--iterations 1 --batch-size 1 --crop-size 32 --device cpu"
+    )
+    code, out, err = finished(shell(command))
+    assert code == 0, err
+    assert out.splitlines() == [f"my out/predictions/photos/{n}.png" for n in ("a", "sub dir/bär 01", "sub dir/c.v1")]
+    assert [line for line in err.splitlines() if line.startswith(("stage", "next"))] == [
+        "stage 1 of 5: train -> my out/run",
+        "stage 2 of 5: cam -> my out/cams",
+        "stage 3 of 5: refine -> my out/masks",
+        "stage 4 of 5: segtrain -> my out/seg",
+        "stage 5 of 5: predict -> my out/predictions",
+        "next: stcl export 'my out/predictions' --to coco -o OUT",
+    ]
+    code, out, err = finished(shell(command + " -q"))
+    assert (code, out, err) == (0, "", "")  # nothing left to do

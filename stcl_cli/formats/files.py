@@ -16,9 +16,9 @@ from typing import Any
 from stcl_cli.errors import StclError
 
 _CURES = {
-    errno.ENOSPC: "free some space on that disk, then go on with --resume",
-    errno.EDQUOT: "free some of your quota on that disk, then go on with --resume",
-    errno.EFBIG: "raise the limit on file sizes (ulimit -f), then go on with --resume",
+    errno.ENOSPC: "free some space on that disk, then resume",
+    errno.EDQUOT: "free some of your quota on that disk, then resume",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f), then resume",
     errno.ENAMETOOLONG: "shorten the photo's name",
 }
 

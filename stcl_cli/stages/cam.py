@@ -15,7 +15,7 @@ from stcl_cli.formats.files import output_path
 from stcl_cli.inference import photo_affinity, photo_cams
 from stcl_cli.networks import load_stcl
 from stcl_cli.runtime import make_runtime
-from stcl_cli.stages.output import Done, Result, nobody, open_folder, say_next, skip
+from stcl_cli.stages.output import Done, Result, nobody, open_folder, skip
 
 
 def run(config: CamConfig, done: Done = nobody) -> Result:
@@ -61,5 +61,4 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
                 done({"image": photo.name, "output": path, "classes": names, "source": file.source})
             gauge.advance()
     say(f"{len(wanted) + len(skipped) - len(failures)} CAMs in {folder}")
-    say_next("refine", folder, "--images", config.images, "-o", "MASKS")
-    return Result(skipped=len(failures))
+    return Result(skipped=len(failures), next=("refine", folder, "--images", config.images, "-o", "MASKS"))

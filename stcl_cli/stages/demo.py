@@ -9,25 +9,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stcl_cli.config import (
-    CamConfig,
-    DemoConfig,
-    EvalConfig,
-    PredictConfig,
-    RefineConfig,
-    SegtrainConfig,
-    TrainConfig,
-)
+from stcl_cli.config import DemoConfig, EvalConfig
 from stcl_cli.console import say
 from stcl_cli.data.photos import Photo, list_photos, read_photo
 from stcl_cli.data.scenes import write_scenes
 from stcl_cli.formats.cams import read_cam
 from stcl_cli.formats.files import output_path
 from stcl_cli.formats.masks import read_mask
-from stcl_cli.formats.runs import open_output, write_config
 from stcl_cli.pictures import grid, heat, overlay
-from stcl_cli.stages import cam, evaluate, predict, refine, segtrain, train
-from stcl_cli.stages.output import Result
+from stcl_cli.stages import evaluate
+from stcl_cli.stages.output import Result, take_folder
+from stcl_cli.stages.run import run_chain
 
 # The method and the background scores were picked by the held-out scenes of seed 0; other seeds are the fair test.
 SCENES = {"train": 700, "held_out": 100, "size": 96}
@@ -50,70 +42,42 @@ SECOND_STAGE = {"iterations": 200, "batch_size": 16, "crop_size": 96, "rescale":
 def run(config: DemoConfig) -> Result:
     """Draw, train, export, refine, train again, predict, measure. Raises StclError."""
     started = time.perf_counter()
-    folder = open_output(config.output, config.resume, config.overwrite)
-    write_config(folder, "demo", {"device": config.device, "seed": config.seed})
+    folder = take_folder(config, "demo", config.resume)
     scenes = folder / "scenes"
     say(f"drawing {SCENES['train']} scenes to train on and {SCENES['held_out']} to measure on")
     write_scenes(scenes, **SCENES, seed=config.seed)
-    photos, labels, truth = str(scenes / "photos"), str(scenes / "labels.csv"), str(scenes / "truth")
+    photos, truth = str(scenes / "photos"), str(scenes / "truth")
     seen, unseen = str(scenes / "train.txt"), str(scenes / "held_out.txt")
-    common = {"resume": config.resume, "device": config.device}
-    out = {name: str(folder / name) for name in ("run", "cams", "masks", "seg", "predictions")}
-
-    train.run(
-        TrainConfig(
-            images=photos,
-            labels=labels,
-            classes=str(scenes / "classes.txt"),
-            output=out["run"],
-            list=seen,
-            seed=config.seed,
-            backbone="stcl_tiny",
-            pretrained=False,
-            **TRAINING,
-            **common,
-        )
+    given = {"images": photos, "labels": str(scenes / "labels.csv"), "classes": str(scenes / "classes.txt")}
+    run_chain(
+        folder,
+        given | {"device": config.device, "seed": config.seed},
+        train={"list": seen, "backbone": "stcl_tiny", "pretrained": False, **TRAINING},
+        refine={"method": "par", "background": BACKGROUND},
+        segtrain={"list": seen, **SECOND_STAGE},
+        predict={"list": unseen},
     )
-    cam.run(CamConfig(images=photos, model=out["run"], labels=labels, output=out["cams"], seed=config.seed, **common))
-    refine.run(
-        RefineConfig(
-            cams=out["cams"], images=photos, output=out["masks"], method="par", background=BACKGROUND, **common
-        )
-    )
-    segtrain.run(
-        SegtrainConfig(
-            images=photos,
-            masks=out["masks"],
-            output=out["seg"],
-            list=seen,
-            seed=config.seed,
-            init=out["run"],
-            **SECOND_STAGE,
-            **common,
-        )
-    )
-    predict.run(PredictConfig(images=photos, model=out["seg"], output=out["predictions"], list=unseen, **common))
 
     summary: dict[str, Any] = {}
     for name in ("cams", "masks", "predictions"):
         say(f"{name} of the held-out scenes against the truth:")
-        measured = evaluate.run(EvalConfig(predictions=out[name], truth=truth, list=unseen))
+        measured = evaluate.run(EvalConfig(predictions=str(folder / name), truth=truth, list=unseen))
         summary[f"{name}_miou"] = round(measured.summary["miou"], 4)
-    draw_pictures(folder, list_photos(photos, unseen).photos, truth, out)
+    draw_pictures(folder, list_photos(photos, unseen).photos, truth)
     say(f"pictures: {folder / 'overview.png'} and {folder / 'pictures'}")
     return Result(summary=summary | {"seconds": round(time.perf_counter() - started, 1)})
 
 
-def draw_pictures(folder: Path, photos: list[Photo], truth: str, out: dict[str, str]) -> None:
+def draw_pictures(folder: Path, photos: list[Photo], truth: str) -> None:
     """pictures/NAME.png: photo, CAM, mask, prediction and truth side by side; overview.png: the first eight of them."""
     titles = ("photo", "CAM", "mask from labels", "prediction", "truth")
     (folder / "pictures").mkdir(exist_ok=True)
     rows = []
     for photo in photos:
         pixels = np.repeat(np.repeat(read_photo(photo.path), 2, 0), 2, 1)
-        maps = read_cam(output_path(out["cams"], photo.name, ".safetensors")).cam_KHW
+        maps = read_cam(output_path(folder / "cams", photo.name, ".safetensors")).cam_KHW
         row = [pixels, heat(pixels, maps.max(0) if len(maps) else np.zeros((1, 1)))]
-        for masks in (out["masks"], out["predictions"], truth):
+        for masks in (folder / "masks", folder / "predictions", truth):
             mask = read_mask(output_path(masks, photo.name, ".png"))
             row.append(overlay(pixels, np.repeat(np.repeat(mask, 2, 0), 2, 1)))
         rows.append(row)

@@ -12,8 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from stcl_cli.config import Folder, PredictConfig, RefineConfig
-from stcl_cli.console import detail, say
+from stcl_cli.config import Folder, PredictConfig, RefineConfig, RunConfig
+from stcl_cli.console import detail
 from stcl_cli.data.photos import Photo, read_photo
 from stcl_cli.distributed import rank, wait_for_all
 from stcl_cli.errors import StclError
@@ -39,10 +39,14 @@ def nobody(item: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """`summary` is printed as one JSON line on stdout; `skipped` inputs make the exit code 3."""
+    """`summary` is printed as one JSON line on stdout; `skipped` inputs make the exit code 3.
+
+    `next` is the command that usually follows, as its words: shown on stderr where a command is run on its own.
+    """
 
     summary: dict[str, Any] | None = None
     skipped: int = 0
+    next: tuple[str | Path, ...] = ()
 
 
 def open_folder(config: Folder, command: str, classes: tuple[str, ...]) -> tuple[Path, Failures]:
@@ -51,16 +55,21 @@ def open_folder(config: Folder, command: str, classes: tuple[str, ...]) -> tuple
     Raises:
         StclError: the folder is in use or of another run.
     """
-    folder = Path(config.output)
     if rank() == 0:
-        fields = {k: v for k, v in asdict(config).items() if k not in ("resume", "overwrite")}
-        open_output(folder, config.resume, config.overwrite)
-        if (folder / CONFIG).is_file():
-            _check_same(folder, command, fields)
-        write_config(folder, command, fields)
+        folder = take_folder(config, command, config.resume)
         write_classes(folder / "classes.txt", classes)
     wait_for_all()
-    return folder, Failures(folder, write=rank() == 0)
+    return Path(config.output), Failures(config.output, write=rank() == 0)
+
+
+def take_folder(config: Folder | RunConfig, command: str, resume: bool) -> Path:
+    """The output folder with config.json in it. StclError if it is in use or of another run."""
+    fields = {k: v for k, v in asdict(config).items() if k not in ("resume", "overwrite")}
+    folder = open_output(config.output, resume, config.overwrite)
+    if (folder / CONFIG).is_file():
+        _check_same(folder, command, fields)
+    write_config(folder, command, fields)
+    return folder
 
 
 def _check_same(folder: Path, command: str, fields: dict[str, Any]) -> None:
@@ -69,7 +78,7 @@ def _check_same(folder: Path, command: str, fields: dict[str, Any]) -> None:
         if name not in FREE_ON_RESUME and before.get(name) != value:
             raise StclError(
                 f"{shown(folder / CONFIG)}: was started with {name} = {before.get(name)}, not {value}; "
-                f"resume with --config {shown(folder / CONFIG)}, or give another folder with -o"
+                f"go on with --config {shlex.quote(shown(folder))}, do it anew with --overwrite, or give another -o"
             )
 
 
@@ -78,11 +87,6 @@ def skip(failures: Failures, skipped: Iterable[tuple[str, object]]) -> None:
     for name, reason in skipped:
         failures.add(name, reason)
         detail(f"skipped {shown(name)}: {reason}")
-
-
-def say_next(*words: str | Path) -> None:
-    """Name the command that usually follows. A list on stdin is used up, so PHOTOS stands for it."""
-    say("next: stcl " + shlex.join("PHOTOS" if word == "-" else str(word) for word in words))
 
 
 class MaskFolder:

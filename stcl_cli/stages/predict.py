@@ -12,7 +12,7 @@ from stcl_cli.formats.masks import read_mask
 from stcl_cli.inference import argmax_at_size, photo_scores
 from stcl_cli.networks import load_segmenter
 from stcl_cli.runtime import make_runtime
-from stcl_cli.stages.output import Done, MaskFolder, Result, nobody, say_next, skip
+from stcl_cli.stages.output import Done, MaskFolder, Result, nobody, skip
 
 
 def run(config: PredictConfig, done: Done = nobody) -> Result:
@@ -42,5 +42,4 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
             gauge.advance()
     skipped = len(folder.failures)
     say(f"{len(photos) + len(missing) - skipped} masks in {folder.path}")
-    say_next("export", folder.path, "--to", "coco", "-o", "OUT")
-    return Result(skipped=skipped)
+    return Result(skipped=skipped, next=("export", folder.path, "--to", "coco", "-o", "OUT"))

@@ -19,9 +19,10 @@ from stcl_cli.formats.cams import CamFile, read_cam
 from stcl_cli.formats.classes import find_classes
 from stcl_cli.formats.files import shown
 from stcl_cli.formats.masks import read_mask
+from stcl_cli.formats.runs import made_by_stcl, read_config
 from stcl_cli.refine.chain import dense_crf_of, refine_masks
 from stcl_cli.runtime import cores, pick_device
-from stcl_cli.stages.output import Done, MaskFolder, Result, nobody, say_next, skip
+from stcl_cli.stages.output import Done, MaskFolder, Result, nobody, skip
 
 NO_AFFINITY = "holds no affinity of patches; make it with stcl cam --affinity, or give a --method without affinity"
 CUDA_BATCH = 16  # photos refined together on a GPU; a core takes one at a time
@@ -60,8 +61,14 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
                     done(outcome)
             gauge.advance(len(outcomes))
     say(f"{len(jobs) + len(skipped) - len(folder.failures)} masks in {folder.path}")
-    say_next("segtrain", config.images, "--masks", folder.path, "-o", "SEG")
-    return Result(skipped=len(folder.failures))
+    then = ("segtrain", config.images, "--masks", folder.path, *_init(cams), "-o", "SEG")
+    return Result(skipped=len(folder.failures), next=then)
+
+
+def _init(cams: Path) -> tuple[str, ...]:
+    """The option with which segtrain starts from the run that the CAMs come from; () for those of another tool."""
+    model = read_config(cams)[1].get("model") if made_by_stcl(cams) else None
+    return ("--init", model) if model else ()
 
 
 def _look_for_affinity(path: Path, method: str) -> None:

@@ -21,7 +21,7 @@ from stcl_cli.formats.classes import find_classes
 from stcl_cli.losses.segmentation import mean_cross_entropy
 from stcl_cli.networks import build_segmenter, default_encoder, parameter_groups
 from stcl_cli.runtime import Runtime, make_runtime, seed_everything
-from stcl_cli.stages.output import Result, open_folder, say_next
+from stcl_cli.stages.output import Result, open_folder
 from stcl_cli.validation import segmentation_validation
 from stcl_models.stcl import resize
 
@@ -84,8 +84,8 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
     )
     if measured:
         say(f"mIoU on {config.val_masks}: {measured['miou']:.3f}")
-    say_next("predict", config.images, "-m", config.output, "-o", "PREDICTIONS")
-    return Result(skipped=len(failures) if rank() == 0 else 0)
+    then = ("predict", config.images, "-m", config.output, "-o", "PREDICTIONS")
+    return Result(skipped=len(failures) if rank() == 0 else 0, next=then)
 
 
 def cross_entropy_step(model: nn.Module, runtime: Runtime) -> Any:

@@ -14,7 +14,7 @@ from stcl_cli.errors import StclError
 from stcl_cli.networks import build_stcl, parameter_groups
 from stcl_cli.runtime import Runtime, make_runtime, seed_everything
 from stcl_cli.stages.objective import Objective
-from stcl_cli.stages.output import Result, open_folder, say_next, skip
+from stcl_cli.stages.output import Result, open_folder, skip
 from stcl_cli.validation import cam_validation
 
 
@@ -66,5 +66,5 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
         )
     )
     named = () if config.labels_format == "auto" else ("--labels-format", config.labels_format)
-    say_next("cam", config.images, "-m", config.output, "--labels", config.labels, *named, "-o", "CAMS")
-    return Result(skipped=len(failures) if rank() == 0 else 0)
+    then = ("cam", config.images, "-m", config.output, "--labels", config.labels, *named, "-o", "CAMS")
+    return Result(skipped=len(failures) if rank() == 0 else 0, next=then)

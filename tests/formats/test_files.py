@@ -57,7 +57,7 @@ def test_a_full_disk_is_one_line(tmp_path):
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
     try:
-        with pytest.raises(StclError, match=r"x: cannot be written \(File too large\); .*--resume"):
+        with pytest.raises(StclError, match=r"x: cannot be written \(File too large\); .*resume"):
             write()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -1,5 +1,4 @@
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from stcl_cli.config import PredictConfig
 from stcl_cli.data.photos import Photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.runs import read_jsonl
-from stcl_cli.stages.output import OVERLAY_SIDE, MaskFolder, say_next, skip, write_overlay
+from stcl_cli.stages.output import OVERLAY_SIDE, MaskFolder, skip, take_folder, write_overlay
 
 MASK = np.array([[0, 0, 1], [2, 2, 255]], np.uint8)
 
@@ -103,6 +102,11 @@ def test_what_is_skipped_is_on_record(open_masks):
     ]
 
 
-def test_the_next_command_can_be_copied(capsys):
-    say_next("refine", Path("my cams"), "--images", "-", "-o", "MASKS")
-    assert capsys.readouterr().err == "next: stcl refine 'my cams' --images PHOTOS -o MASKS\n"
+def test_a_run_of_other_values_is_refused_with_its_cures(tmp_path):
+    folder = tmp_path / "my masks"
+    values = {"images": "photos", "model": "SEG", "output": str(folder)}
+    take_folder(PredictConfig(**values, flip=False), "predict", resume=False)
+    take_folder(PredictConfig(**values, flip=False, device="cpu", workers=3), "predict", resume=True)
+    with pytest.raises(StclError, match=r"started with flip = False, not True; go on with --config '.*my masks', do"):
+        take_folder(PredictConfig(**values), "predict", resume=True)
+    assert take_folder(PredictConfig(**values, overwrite=True), "predict", resume=False) == folder

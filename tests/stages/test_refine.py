@@ -9,7 +9,7 @@ from stcl_cli.config import RefineConfig
 from stcl_cli.errors import StclError
 from stcl_cli.formats.cams import Affinity, CamFile, read_cam, write_cam
 from stcl_cli.formats.masks import read_mask
-from stcl_cli.formats.runs import read_jsonl
+from stcl_cli.formats.runs import read_jsonl, write_config
 from stcl_cli.stages import refine
 
 NAMES = ("a", "sub dir/bär 01")
@@ -108,3 +108,10 @@ def test_pydensecrf_is_missing(folder, monkeypatch):
     with pytest.raises(StclError, match=r"pip install \"stcl\[pydensecrf\]\""):
         run(folder, backend="pydensecrf")
     assert not (folder / "out").exists()
+
+
+def test_the_next_command_starts_from_the_run_that_made_the_cams(folder):
+    then = ("segtrain", str(folder / "photos"), "--masks", folder / "out", "-o", "SEG")
+    assert run(folder)[0].next == then  # CAMs of another tool
+    write_config(folder / "cams", "cam", {"model": "RUN"})
+    assert run(folder, resume=True)[0].next == (*then[:4], "--init", "RUN", *then[4:])
