@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,7 +78,7 @@ def _photos_with_masks(config: Training) -> list[Photo] | None:
     if config.val_masks is None:
         return None
     photos, _ = list_photos(config.images, config.val_list)
-    photos = [photo for photo in photos if output_path(config.val_masks, photo.name, ".png").is_file()]
+    photos = [photo for photo in photos if os.path.isfile(output_path(config.val_masks, photo.name, ".png"))]
     if not photos:
         raise StclError(
             f"{config.val_masks}: holds no mask for any of the photos to measure on; a mask is named like its photo"

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from stcl_cli.errors import StclError
+from stcl_cli.errors import PhotoError, StclError
 
 _CURES = {
     errno.ENOSPC: "free some space on that disk, then resume",
@@ -64,7 +64,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 def write_error(path: str | os.PathLike[str], error: OSError) -> StclError:
     """The one line that says why `path` was not written, and the cure."""
     cure = _CURES.get(error.errno or 0, "check the folder's permissions or choose another one with -o")
-    return StclError(f"{shown(path)}: cannot be written ({error.strerror or error}); {cure}")
+    kind = PhotoError if error.errno == errno.ENAMETOOLONG else StclError  # the others' names may be shorter
+    return kind(f"{shown(path)}: cannot be written ({error.strerror or error}); {cure}")
 
 
 def read_text(path: str | os.PathLike[str], undecodable: str = "strict") -> str:

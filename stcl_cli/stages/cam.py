@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from stcl_cli.cams import normalise_cams
@@ -34,7 +35,7 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
     skip(failures, skipped)
     model.to(runtime.device).eval()
     wanted = [photo for photo in photos if not config.labels or photo.name in given]
-    todo = [photo for photo in wanted if not output_path(folder, photo.name, ".safetensors").exists()]
+    todo = [photo for photo in wanted if not os.path.exists(output_path(folder, photo.name, ".safetensors"))]
     with meter("cam", len(wanted), len(wanted) - len(todo)) as gauge:
         for photo in todo:
             try:

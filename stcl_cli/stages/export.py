@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def run(config: ExportConfig, done: Done = nobody) -> Result:
     written: list[str] = []
     ignored = pixels = 0
     with WRITERS[config.to](folder, classes) as writer:
-        todo = [job for job in jobs if writer.file or not writer.target(job[0]).exists()]
+        todo = [job for job in jobs if writer.file or not os.path.exists(writer.target(job[0]))]
         with meter("export", len(jobs), len(jobs) - len(todo)) as gauge:
             for name, path, photo in todo:
                 try:

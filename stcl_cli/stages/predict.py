@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from stcl_cli.config import PredictConfig
@@ -28,7 +29,7 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
         for photo in todo:
             try:
                 path = folder.mask_path(photo.name)
-                if path.exists():  # what lacks is its overlay
+                if os.path.exists(path):  # what lacks is its overlay
                     mask = read_mask(path)
                 else:
                     pixels = read_photo(photo.path, trained.max_side)

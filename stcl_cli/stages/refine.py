@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ class _Work(Dataset):
         todo: list[tuple[Photo, CamFile, np.ndarray]] = []
         for photo, path in self.batches[index]:
             try:
-                if self.folder.mask_path(photo.name).exists():  # what lacks is its overlay
+                if os.path.exists(self.folder.mask_path(photo.name)):  # what lacks is its overlay
                     masks.append((photo, read_mask(self.folder.mask_path(photo.name))))
                 else:
                     todo.append((photo, *self._read(photo, path)))
