@@ -1,3 +1,6 @@
+import tracemalloc
+from unittest import mock
+
 import cv2
 import numpy as np
 import torch
@@ -6,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from stcl_cli import inference
 from stcl_cli.inference import argmax_at_size, photo_affinity, photo_cams, photo_scores
 from stcl_cli.runtime import make_runtime
 from stcl_models.backbone import Backbone
@@ -75,3 +79,24 @@ def test_argmax_after_resizing_one_class_at_a_time(seed, height, width):
     assert winner.dtype == np.uint8
     assert np.array_equal(winner, resized.argmax(0))
     assert np.array_equal(scores, before)
+
+
+@quick
+@given(seeds, st.integers(1, 30), st.integers(1, 30), st.integers(1, 200))
+def test_strips_are_rows_of_the_whole(seed, height, width, strip):
+    scores = np.random.default_rng(seed).random((3, 7, 5)).astype(np.float32)
+    resized = np.stack([cv2.resize(score, (width, height), interpolation=cv2.INTER_LINEAR) for score in scores])
+    with mock.patch.object(inference, "STRIP", strip):
+        winner = argmax_at_size(scores, (height, width))
+    won = np.take_along_axis(resized, winner[None].astype(int), 0)[0]
+    assert np.abs(won - resized.max(0)).max() < 1e-6
+
+
+def test_a_large_mask_needs_little_more_memory_than_itself():
+    scores = np.random.default_rng(0).random((3, 64, 64)).astype(np.float32)
+    tracemalloc.start()
+    winner = argmax_at_size(scores, (8000, 8000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert set(np.unique(winner[:500])) == {0, 1, 2}
+    assert peak < 3 * winner.nbytes

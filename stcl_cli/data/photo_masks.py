@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from stcl_cli.data.photos import Photo, photo_size
 from stcl_cli.errors import PhotoError, StclError
@@ -107,4 +108,4 @@ def sample_masks(photos: Sequence[Photo], masks: Mapping[str, Path], classes: tu
 
 def count_values(mask_HW: np.ndarray) -> np.ndarray:
     """Pixels of each value: (256,) int64."""
-    return np.bincount(mask_HW.ravel(), minlength=256)
+    return np.array(Image.fromarray(mask_HW).histogram(), np.int64)  # np.bincount would need 8 bytes a pixel

@@ -159,6 +159,7 @@ def _stdin_lines() -> list[str]:
 
 # ---- reading -----------------------------------------------------------------------------------------------------
 
+_STRIP = 2**22  # pixels
 _ORIENTATION, _WIDTH, _HEIGHT = 0x0112, 0x0100, 0x0101  # tags of Exif and TIFF
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -197,7 +198,9 @@ def read_photo(path: str | os.PathLike[str], max_side: int | None = None) -> np.
             image.draft(None, (math.ceil(image.width * ratio), math.ceil(image.height * ratio)))
         image.load()
         turn = None if image.format == "TIFF" else _TURNS.get(_orientation(image, path))  # Pillow turns TIFFs itself
-        rgb = _to_rgb(image, path)
+        # First by a whole number, which needs little memory, to no less than twice the size; the rest below.
+        factor = max(image.size) // (2 * max_side) if max_side else 1
+        rgb = _to_rgb(image, path) if factor < 2 else _reduced(image, path, factor)
         rgb_HW3 = np.asarray(rgb.transpose(turn) if turn is not None else rgb)
     if ratio < 1:
         size_WH = (max(1, round(width * ratio)), max(1, round(height * ratio)))
@@ -242,6 +245,16 @@ def _has_late_text(path: str | os.PathLike[str]) -> bool:
                 return True
             file.seek(length + 4, os.SEEK_CUR)
     return False
+
+
+def _reduced(image: Image.Image, path: str | os.PathLike[str], factor: int) -> Image.Image:
+    """`_to_rgb`, `factor` times smaller by averaging; in strips, so that a large photo is in memory but once."""
+    small = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    rows = factor * max(1, _STRIP // (factor * image.width))
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        small.paste(_to_rgb(strip, path).reduce(factor), (0, top // factor))
+    return small
 
 
 def _to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:

@@ -15,6 +15,7 @@ import numpy as np
 
 from stcl_cli.config import Folder, PredictConfig, RefineConfig, RunConfig
 from stcl_cli.console import detail
+from stcl_cli.data.photo_masks import count_values
 from stcl_cli.data.photos import Photo, read_photo
 from stcl_cli.distributed import rank, wait_for_all
 from stcl_cli.errors import StclError
@@ -123,9 +124,9 @@ class MaskFolder:
         if overlay_path := self.overlay_path(photo.name):
             write_overlay(overlay_path, photo, mask_HW)
             item["overlay"] = overlay_path
-        values = np.unique(mask_HW).tolist()
-        item["classes"] = [self.names[value] for value in values if 0 < value < len(self.names)]
-        item["ignored"] = round(float((mask_HW == IGNORE).mean()), 4)
+        pixels = count_values(mask_HW)
+        item["classes"] = [name for name, count in zip(self.names[1:], pixels[1:], strict=False) if count]
+        item["ignored"] = round(float(pixels[IGNORE] / mask_HW.size), 4)
         return item
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from stcl_cli.config import RefineConfig
 from stcl_cli.console import meter, say
 from stcl_cli.data.outputs import match_outputs
-from stcl_cli.data.photos import Photo, list_photos, read_photo
+from stcl_cli.data.photos import Photo, list_photos, photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.cams import CamFile, read_cam
 from stcl_cli.formats.classes import find_classes
@@ -119,8 +119,9 @@ class _Work(Dataset):
         """The CAMs and the (reduced) photo. PhotoError if they do not go together."""
         cam = read_cam(path)
         pixels = read_photo(photo.path, self.config.max_side)
-        if abs(cam.size[0] * pixels.shape[1] / (cam.size[1] * pixels.shape[0]) - 1) > 0.05:
-            raise PhotoError(f"{shown(path)}: is of a photo of another shape; run stcl cam again")
+        if cam.size != photo_size(photo.path):
+            height, width = cam.size
+            raise PhotoError(f"{shown(path)}: is of a photo of {width} x {height}, not of this one; run stcl cam again")
         if "affinity" in self.config.method and cam.affinity is None:
             raise PhotoError(f"{shown(path)}: {NO_AFFINITY}")
         return cam, pixels

@@ -1,5 +1,6 @@
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -278,6 +279,43 @@ def test_max_side_is_an_area_average(tmp_path, suffix, size, max_side, expected)
     assert photo.shape == (*expected, 3)
     area = cv2.resize(image, expected[::-1], interpolation=cv2.INTER_AREA)
     assert np.abs(photo.astype(int) - area).mean() < 2.5
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "I;16"])
+@pytest.mark.parametrize("strip", [1, 5000, 10**9])
+def test_strips_of_a_much_larger_photo_give_the_area_average(tmp_path, monkeypatch, mode, strip):
+    monkeypatch.setattr(photos, "_STRIP", strip)
+    image = Image.fromarray(SMOOTH)
+    if mode == "I;16":
+        image = Image.fromarray(SMOOTH[:, :, 0].astype(np.uint16) * 257)
+    elif mode == "RGBA":
+        image.putalpha(Image.fromarray(SMOOTH[:, :, 1]))
+    elif mode == "P":
+        image = image.quantize(250)
+    else:
+        image = image.convert(mode)
+    image.save(tmp_path / "x.tiff")
+    reduced = photos.read_photo(tmp_path / "x.tiff", 23)
+    whole = photos.read_photo(tmp_path / "x.tiff")
+    expected = cv2.resize(whole, (23, 14), interpolation=cv2.INTER_AREA)
+    assert reduced.shape == (14, 23, 3)
+    assert np.abs(reduced.astype(int) - expected).max() <= 4
+    assert np.abs(reduced.astype(int) - expected).mean() < 1.5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel")
+def test_a_large_photo_is_in_memory_once(tmp_path):
+    """What 36 megapixels, 144 MB as Pillow holds them, add to the memory of a process."""
+    Image.new("RGB", (6000, 6000), (9, 99, 199)).save(tmp_path / "x.png", compress_level=1)
+    code = """if True:
+        import re, sys
+        from stcl_cli.data.photos import read_photo
+        peak = lambda: int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])  # KiB
+        before = peak()
+        assert read_photo(sys.argv[1], 512).shape == (512, 512, 3)
+        print(peak() - before)"""
+    result = subprocess.run([sys.executable, "-c", code, tmp_path / "x.png"], capture_output=True, text=True)
+    assert 144e6 < 1024 * int(result.stdout) < 1.5 * 144e6
 
 
 def test_max_side_never_enlarges_nor_vanishes(tmp_path):

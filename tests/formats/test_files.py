@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stcl_cli.errors import StclError
+from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats import files
 
 
@@ -74,9 +74,10 @@ def test_no_space_names_the_cure(tmp_path):
 
 def test_a_parent_that_is_a_file_and_a_long_name(tmp_path):
     (tmp_path / "file").write_text("")
-    for target in (tmp_path / "file" / "x", tmp_path / ("x" * 300)):
-        with pytest.raises(StclError, match="cannot be written"), files.atomic_write(target) as temporary:
+    for target, kind in ((tmp_path / "file" / "x", StclError), (tmp_path / ("x" * 300), PhotoError)):
+        with pytest.raises(StclError, match="cannot be written") as caught, files.atomic_write(target) as temporary:
             temporary.write_text("1")
+        assert caught.type is kind  # a run goes on without the photo whose name is too long
     assert os.listdir(tmp_path) == ["file"]
 
 
