@@ -24,7 +24,7 @@ NO_TEXT = ("line\nbreak", "tab\there", os.fsdecode(b"latin\xe4"))  # the text fi
 NAMES = (
     "a b", " leading", "trailing ", f"{NFC} 1", f"{NFD} 2", f"both/{NFC}", f"both/{NFD}", "🐈 日本語", "quo\"te's",
     "-dash", "--help", "~", "100%", "$HOME `id`", "semi;colon|pipe", "comma,", "wild*?[x]", "[bold]x", ":smile:",
-    "back\\slash", "a.b.c", "CON", "classes", "config.json", "a", "one/a", "two/a", "x.jpg/inside", "images/images/labels",
+    "back\\slash", "a.b.c", "CON", "classes", "config.json", "a", "one/a", "two/a", "x.jpg/inside", "images/labels",
     "1 -1", LONGEST, TOO_LONG, "/".join(["d" * 60] * 10 + ["deep"]), *NO_TEXT,
 )
 # fmt: on
