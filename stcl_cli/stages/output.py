@@ -17,7 +17,6 @@ from stcl_cli.config import Folder, PredictConfig, RefineConfig, RunConfig
 from stcl_cli.console import detail
 from stcl_cli.data.photo_masks import count_values
 from stcl_cli.data.photos import Photo, read_photo
-from stcl_cli.distributed import rank, wait_for_all
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import BACKGROUND, write_classes
 from stcl_cli.formats.files import output_path, shown, to_json
@@ -57,6 +56,8 @@ def open_folder(config: Folder, command: str, classes: tuple[str, ...]) -> tuple
     Raises:
         StclError: the folder is in use or of another run.
     """
+    from stcl_cli.distributed import rank, wait_for_all  # here, because `stcl check` does without torch
+
     if rank() == 0:
         folder = take_folder(config, command, config.resume)
         write_classes(folder / "classes.txt", classes)

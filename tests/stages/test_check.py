@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from PIL import Image
 from stcl_cli.cli import main
 from stcl_cli.config import CheckConfig, SegtrainConfig, TrainConfig
 from stcl_cli.errors import StclError
+from stcl_cli.formats.files import to_json
 from stcl_cli.formats.masks import write_mask
 from stcl_cli.stages import check
 
@@ -116,6 +118,41 @@ def test_nothing_on_stdout_without_json_and_0_when_all_is_well(tmp_path):
     label_files.draw(tmp_path / "images", shows)
     result = stcl(tmp_path / "images", "--labels", label_files.csv_pairs(tmp_path, shows))
     assert (result.returncode, result.stdout) == (0, "")
+
+
+def class_table(images, labels, *options):
+    """The bytes of the class table that `stcl check --json` prints."""
+    result = CliRunner().invoke(main, ["check", str(images), "--labels", str(labels), "--json", *map(str, options)])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["labelled"] == 40
+    return re.search(rb'"classes": (\{.*?\})', result.stdout_bytes)[1]
+
+
+@pytest.mark.parametrize("table", [label_files.single, label_files.several])
+def test_40_photos_in_every_format_give_the_same_class_table(tmp_path, table):
+    shows = table()
+    label_files.draw(tmp_path / "images", shows)
+    tables = {}
+    for number, (name, (write, _, tables_it_holds)) in enumerate(label_files.WRITERS.items()):
+        if table in tables_it_holds:
+            root = tmp_path / str(number)
+            root.mkdir()
+            (root / "images").symlink_to(tmp_path / "images")
+            tables[name] = class_table(root / "images", write(root, shows))
+    counts = {label: sum(label in labels for labels in shows.values()) for label in label_files.CLASSES}
+    assert len(tables) == {label_files.single: 25, label_files.several: 23}[table]
+    assert set(tables.values()) == {to_json(counts).encode()}, tables
+
+
+def test_voc_with_image_sets_gives_the_same_class_table(tmp_path):
+    """Of 80 photos, ImageSets/Main/train.txt names the 40."""
+    shows = label_files.several()
+    others = {f"other/{name}": list(label_files.CLASSES) for name in shows}
+    label_files.draw(tmp_path / "images", shows | others)
+    annotations = label_files.voc(tmp_path, shows | others)
+    train = label_files.voc_image_sets(tmp_path, shows) / "train.txt"
+    expected = class_table(tmp_path / "images", label_files.csv_pairs(tmp_path, shows), "--list", train)
+    assert class_table(tmp_path / "images", annotations, "--list", train) == expected
 
 
 def test_tables_fit_80_columns_whatever_the_names(folder):
