@@ -71,7 +71,7 @@ def fit(run: Run) -> dict[str, Any]:
     """
     config, device = run.config, run.runtime.device
     model = run.model.to(device).train()
-    optimizer = torch.optim.AdamW(run.groups, weight_decay=config.weight_decay, fused=device.type == "cuda")
+    optimizer = torch.optim.AdamW(run.groups, weight_decay=config.weight_decay, fused=True)
     peaks = [group["lr"] for group in optimizer.param_groups]
     names = _names_in_order(model, optimizer)
     first = _load_last(run, model, optimizer, names)

@@ -25,15 +25,20 @@ def dense_energy(
     """
     scale = side / max(photos_B3HW.shape[-2:])
     size = [max(1, round(s * scale)) for s in photos_B3HW.shape[-2:]]
-    probs = F.interpolate(logits_BKhw.float(), size=size, mode="bilinear", align_corners=False).softmax(1).flatten(2)
+    probs = F.interpolate(logits_BKhw.float(), size=size, mode="bilinear", align_corners=False).softmax(1)
     with torch.no_grad():
         colour = F.adaptive_avg_pool2d(photos_B3HW.float(), size).flatten(2) / sigma_rgb
         rows, columns = torch.meshgrid(*(torch.arange(s, device=probs.device) for s in size), indexing="ij")
         place = torch.stack([rows, columns]).flatten(1).float() / (sigma_xy * side)
         features_BNF = torch.cat([colour, place.expand(len(colour), -1, -1)], 1).transpose(1, 2)
-        weight = torch.exp(-0.5 * torch.cdist(features_BNF, features_BNF).square())
-        valid = F.adaptive_avg_pool2d(valid_BHW.float()[:, None], size).flatten(1)
-        weight = weight * valid[:, :, None] * valid[:, None, :]
-        total = sum_over_ranks(weight.sum()).clamp_min(1e-6)
-    agreement = (torch.bmm(probs, weight) * probs).sum()
+        features_BNF = features_BNF - features_BNF.mean(1, keepdim=True)
+        # |a - b|^2 = |a|^2 + |b|^2 - 2ab: one product and one exponential, where a distance needs five passes over W.
+        half_BN1 = -0.5 * features_BNF.square().sum(-1, keepdim=True)
+        one_BN1 = torch.ones_like(half_BN1)
+        left, right = torch.cat([features_BNF, half_BN1, one_BN1], -1), torch.cat([features_BNF, one_BN1, half_BN1], -1)
+        weight_BNN = torch.bmm(left, right.transpose(1, 2)).exp_()
+        valid_B1N = F.adaptive_avg_pool2d(valid_BHW.float()[:, None], size).flatten(2)
+        total = sum_over_ranks((torch.bmm(valid_B1N, weight_BNN) * valid_B1N).sum()).clamp_min(1e-6)
+    probs_BKN = probs.flatten(2) * valid_B1N
+    agreement = (torch.bmm(probs_BKN, weight_BNN) * probs_BKN).sum()
     return 1 - ranks() * agreement / total
