@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
@@ -31,6 +32,7 @@ class Tokens(NamedTuple):
 
     patch_BND: Tensor  # patch tokens of the last block, normed
     aux_BND: Tensor  # patch tokens of the auxiliary block, normed
+    key_BND: Tensor  # patch tokens of the memory's block, of unit length
     class_BD: Tensor  # class token of the last block, normed
     grid: tuple[int, int]  # (h, w), h * w = N
 
@@ -38,12 +40,21 @@ class Tokens(NamedTuple):
 class Backbone(nn.Module):
     """A timm ViT without its head. `aux_layer` counts blocks from the end (ToCo: the third from the end, -3).
 
+    `memory_layer`, counted likewise, is the block whose tokens the memory bank knows objects by; None takes the one at
+    two thirds of the depth (ours: later blocks know classes better, but not where an object ends).
+
     Images are normalised with the model's own mean and std; sides must be multiples of `patch_size`.
     Raises BackboneError.
     """
 
     def __init__(
-        self, name: str, *, pretrained: bool = False, weights: Path | None = None, aux_layer: int = -3
+        self,
+        name: str,
+        *,
+        pretrained: bool = False,
+        weights: Path | None = None,
+        aux_layer: int = -3,
+        memory_layer: int | None = None,
     ) -> None:
         super().__init__()
         try:
@@ -66,9 +77,11 @@ class Backbone(nn.Module):
                 f"{name} is not a Vision Transformer with patch tokens; take one from timm's vit family"
             )
         depth = len(self.vit.blocks)
-        if not -depth <= aux_layer < 0:
-            raise BackboneError(f"aux_layer {aux_layer} is outside the {depth} blocks of {name}: give -{depth} to -1")
+        for option, layer in (("aux_layer", aux_layer), ("memory_layer", memory_layer)):
+            if layer is not None and not -depth <= layer < 0:
+                raise BackboneError(f"{option} {layer} is outside the {depth} blocks of {name}: give -{depth} to -1")
         self.aux_index = depth + aux_layer
+        self.memory_index = round(depth * 2 / 3) - 1 if memory_layer is None else depth + memory_layer
         self.width: int = self.vit.embed_dim
         self.patch_size: int = self.vit.patch_embed.feat_ratio()
         config = self.vit.pretrained_cfg
@@ -84,14 +97,14 @@ class Backbone(nn.Module):
     def forward(self, images_B3HW: Tensor) -> Tokens:
         grid = (images_B3HW.shape[-2] // self.patch_size, images_B3HW.shape[-1] // self.patch_size)
         with CpuAttention() if images_B3HW.device.type == "cpu" else nullcontext():
-            last, (aux,) = self.vit.forward_intermediates(
-                images_B3HW, indices=[self.aux_index], norm=True, output_fmt="NLC"
-            )
+            indices = sorted({self.aux_index, self.memory_index})
+            last, middle = self.vit.forward_intermediates(images_B3HW, indices=indices, norm=True, output_fmt="NLC")
         prefix = self.vit.num_prefix_tokens
         patch = last[:, prefix:]
         # A ViT without a class token stands in with the mean of its patch tokens.
         class_token = last[:, 0] if self.vit.has_class_token else patch.mean(1)
-        return Tokens(patch, aux, class_token, grid)
+        aux, key = (middle[indices.index(index)] for index in (self.aux_index, self.memory_index))
+        return Tokens(patch, aux, F.normalize(key, dim=-1), class_token, grid)
 
 
 def load_backbone_weights(vit: nn.Module, name: str, path: Path) -> None:

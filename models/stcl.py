@@ -5,7 +5,7 @@ Shapes: B images, N = h * w patch tokens, D token width, C foreground classes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from stcl_models.backbone import Backbone, Tokens
 from stcl_models.heads import LargeFov, ProjectionHead, TeacherHead
+from stcl_models.memory_bank import MemoryBank
 
 
 class CamPass(NamedTuple):
@@ -22,6 +23,9 @@ class CamPass(NamedTuple):
     cam_aux_BChw: Tensor  # from the auxiliary block
     logits_BC: Tensor  # class scores, mean over all views
     mirror_BD: Tensor  # class token of the mirror image at the first scale
+    cosine_BChw: Tensor | None  # of patches to the memory's prototypes, background first; None without a memory
+    key_BNE: Tensor  # the memory's tokens of the plain view at the largest scale
+    key_grid: tuple[int, int]
 
 
 class Stcl(nn.Module):
@@ -29,13 +33,16 @@ class Stcl(nn.Module):
 
     `classifier` reads the last block and `classifier_aux` the auxiliary one; the same weights applied to every patch
     token give the class activation maps. `student` and `teacher` project class tokens for class token contrast,
-    `decoder` is the segmentation branch (C + 1 scores, background first).
+    `decoder` is the segmentation branch (C + 1 scores, background first), `memory` the memory bank, made with the
+    arguments of that name; None: none.
 
     With `top_share` a class score is the mean of that share of the tokens, the ones that activate the class most, in
     place of max pooling (ours): many tokens get a gradient, so a ViT learns from scratch.
     """
 
-    def __init__(self, backbone: Backbone, classes: int, top_share: float = 0.0) -> None:
+    def __init__(
+        self, backbone: Backbone, classes: int, top_share: float = 0.0, memory: dict[str, Any] | None = None
+    ) -> None:
         super().__init__()
         self.backbone, self.top_share = backbone, top_share
         self.classifier = nn.Linear(backbone.width, classes, bias=False)
@@ -45,10 +52,15 @@ class Stcl(nn.Module):
         self.student = ProjectionHead(backbone.width)
         self.teacher = TeacherHead(self.student)
         self.decoder = LargeFov(backbone.width, classes + 1)
+        self.memory = MemoryBank(classes + 1, backbone.width, **memory) if memory else None
 
     def logits(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Class scores (B,C) of the last and of the auxiliary block."""
         return self._pooled(self.classifier, tokens.patch_BND), self._pooled(self.classifier_aux, tokens.aux_BND)
+
+    def prototypes(self) -> Tensor | None:
+        """The memory's (C + 1, D), background first; None without a memory."""
+        return None if self.memory is None else self.memory.prototype
 
     def _pooled(self, classifier: nn.Linear, tokens_BND: Tensor) -> Tensor:
         if not self.top_share:
@@ -76,20 +88,33 @@ class Stcl(nn.Module):
         `plain` may hand over the tokens of a pass at scale 1 that was made anyway; then only its mirror image is
         computed.
         """
-        cams, cams_aux, scores, class_tokens = [], [], [], []
+        cams, cams_aux, scores, class_tokens, cosines = [], [], [], [], []
+        key, key_grid = None, (0, 0)
         for scale in scales:
             scaled = rescale(images_B3HW, scale, self.backbone.patch_size)
             views = [scaled.flip(-1)] if plain and scale == 1 else [scaled, scaled.flip(-1)]
             tokens = self.backbone(torch.cat(views))
             if len(views) == 1:
-                tokens = Tokens(*(torch.cat(pair) for pair in zip(plain[:3], tokens[:3], strict=True)), tokens.grid)
+                tokens = Tokens(*(torch.cat(pair) for pair in zip(plain[:4], tokens[:4], strict=True)), tokens.grid)
             cam, cam_aux = (_fold_mirror(activation) for activation in self.activations(tokens))
             cams.append(resize(cam, size))
             cams_aux.append(resize(cam_aux, size))
             scores.append(self.logits(tokens)[0].float().unflatten(0, (2, -1)).mean(0))
             class_tokens.append(tokens.class_BD.unflatten(0, (2, -1))[1])
+            if self.memory is not None:
+                cosine = to_map(tokens.key_BND.float() @ self.memory.prototype.t(), tokens.grid)
+                plain_cosine, mirror_cosine = cosine.float().chunk(2)
+                cosines.append(resize((plain_cosine + mirror_cosine.flip(-1)) / 2, size))
+            if tokens.grid > key_grid:
+                key, key_grid = tokens.key_BND.chunk(2)[0], tokens.grid
         return CamPass(
-            torch.stack(cams).mean(0), torch.stack(cams_aux).mean(0), torch.stack(scores).mean(0), class_tokens[0]
+            torch.stack(cams).mean(0),
+            torch.stack(cams_aux).mean(0),
+            torch.stack(scores).mean(0),
+            class_tokens[0],
+            torch.stack(cosines).mean(0) if cosines else None,
+            key,
+            key_grid,
         )
 
 

@@ -153,6 +153,9 @@ class TrainConfig(Training):
     )
     pretrained: bool = option(True, "Without --weights: timm's own pretrained weights (a download), or random ones.")
     aux_layer: int = option(-3, "Block whose tokens feed the auxiliary classifier, counted from the end.")
+    memory_layer: int | None = option(
+        None, "Block whose tokens the memory keeps, counted from the end. [default: at two thirds of the depth]"
+    )
     top_share: float = option(
         0.0,
         "0: class scores by global max pooling. Above: by the mean of this share of the tokens, those that activate a "
@@ -168,14 +171,42 @@ class TrainConfig(Training):
     weight_decay: float = option(0.01, "AdamW's weight decay.", range=NOT_NEGATIVE)
     warmup: float = option(0.075, "Share of the run in which the learning rate rises.", range=SHARE)
     contrast_start: float = option(0.05, "Share of the run after which the contrast losses join.", range=SHARE)
-    segmentation_start: float = option(0.1, "Share of the run after which the segmentation branch joins.", range=SHARE)
+    memory_start: float = option(
+        0.15,
+        "Share of the run after which the memory guides and its loss joins; it fills from --contrast-start on.",
+        range=SHARE,
+    )
+    segmentation_start: float = option(0.2, "Share of the run after which the segmentation branch joins.", range=SHARE)
     # CAM and pseudo labels
     cam_scales: tuple[float, ...] = option(
         (1.0, 0.5, 1.5), "Scales of the CAM that makes pseudo labels in training.", multiple=True, range=POSITIVE
     )
     beta_high: float = option(0.7, "CAM values from here up are foreground.", range=SHARE)
     beta_low: float = option(0.25, "CAM values up to here are background; between the two: ignored.", range=SHARE)
+    # memory bank
+    memory_slots: int = option(
+        256,
+        "Region embeddings the memory keeps of each class and of background; 0 switches the memory off.",
+        range=NOT_NEGATIVE,
+    )
+    memory_update: str = option(
+        "adaptive",
+        "adaptive: gated, the least valuable entry goes; fifo: everything, the oldest goes.",
+        choices=("adaptive", "fifo"),
+    )
+    memory_half_life: float = option(
+        0.1, "Share of the run in which an entry loses half of its value; for --memory-update adaptive.", range=POSITIVE
+    )
+    memory_loss: str = option(
+        "adaptive",
+        "adaptive: weighs by quality, hardness and fill; fixed: all weights one.",
+        choices=("adaptive", "fixed"),
+    )
+    guidance: float = option(
+        0.7, "Share of the memory's maps in the pseudo labels of training; 0 switches guidance off.", range=SHARE
+    )
     # losses
+    w_memory: float = option(0.1, "Weight of the memory contrast; 0 switches it off.", range=NOT_NEGATIVE)
     w_patch: float = option(0.2, "Weight of patch token contrast; 0 switches it off.", range=NOT_NEGATIVE)
     w_class: float = option(0.5, "Weight of class token contrast; 0 switches it off.", range=NOT_NEGATIVE)
     w_seg: float = option(0.1, "Weight of the segmentation branch; 0 switches it off.", range=NOT_NEGATIVE)
@@ -185,6 +216,7 @@ class TrainConfig(Training):
         None, "Their side in pixels. [default: 96 at crop 448, in proportion, 4 patches or more]", range=COUNT
     )
     temperature: float = option(0.5, "Temperature of class token contrast.", range=POSITIVE)
+    memory_temperature: float = option(0.1, "Temperature of memory contrast.", range=POSITIVE)
     ema: float = option(0.9, "Momentum of the teacher head.", range=SHARE)
 
 
@@ -204,6 +236,9 @@ class CamConfig(Compute, Folder):
     list: str | None = list_option()
     scales: tuple[float, ...] = option(
         (1.0, 0.5, 1.5), "Scales to sum over, each with its mirror image.", multiple=True, range=POSITIVE
+    )
+    memory: float = option(
+        0.7, "Share of the memory bank's map in what is written; 0: the classifier's CAM alone.", range=SHARE
     )
     threshold: float = option(0.5, "Without --labels: a class counts as shown from this probability.", range=SHARE)
     affinity: bool = option(False, "Also keep which patches are alike, for `stcl refine --method affinity`.")

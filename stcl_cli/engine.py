@@ -51,6 +51,7 @@ class Run:
     runtime: Runtime
     failures: Failures
     validate: Callable[[], dict[str, Any]] | None = None  # on all ranks; must hold 'miou'
+    figures: Callable[[], dict[str, float]] | None = None  # of the network, for each line of metrics.jsonl
 
 
 def learning_rate_factor(iteration: int, iterations: int, warmup: float) -> float:
@@ -107,7 +108,7 @@ def fit(run: Run) -> dict[str, Any]:
             text = None
             # Always before a checkpoint: it stops a run that is no longer finite, and a resumed run logs the same.
             if saving or done % config.log_every == 0:
-                text = log.write(done, peaks[0] * factor)
+                text = log.write(done, peaks[0] * factor, run.figures() if run.figures else {})
             if run.validate and (done % validate_every == 0 or done == config.iterations):
                 measured = run.validate()
                 model.train()
@@ -161,7 +162,7 @@ class _Log:
         self.steps.append(({name: value.detach().float() for name, value in parts.items()}, photos))
         self.skipped += failures
 
-    def write(self, iteration: int, lr: float) -> str:
+    def write(self, iteration: int, lr: float, of_model: dict[str, float]) -> str:
         """Write a line and give it as text. StclError if an iteration since the last one was not finite."""
         for name, reason in _of_all_ranks(self.skipped):
             self.failures.add(name, reason)
@@ -179,7 +180,7 @@ class _Log:
         rate = ranks() * sum(len(photos) for _, photos in steps[self.untimed :]) / (time.perf_counter() - self.since)
         rounded = {name: float(f"{value:.6g}") for name, value in means.items()}
         if rank() == 0:
-            line = {"iteration": iteration, "lr": lr, **rounded, "photos_per_second": round(rate, 2)}
+            line = {"iteration": iteration, "lr": lr, **rounded, **of_model, "photos_per_second": round(rate, 2)}
             append_jsonl(self.path, line)
         self._start()
         return " ".join(f"{name} {value:.3f}" for name, value in means.items())

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stcl_cli.cams import normalise_cams
 from stcl_cli.formats.cams import Affinity
+from stcl_cli.memory import fuse, memory_maps
 from stcl_cli.refine.walk import compact_affinity, token_similarity
 from stcl_cli.runtime import Runtime
 from stcl_models.stcl import Stcl, rescale, resize
@@ -16,19 +21,42 @@ STRIP = 2**22  # pixels that are resized at a time
 CAM_STRIDE = 4  # CAMs are kept at a quarter of the photo: a ViT's maps hold nothing finer
 
 
-@torch.inference_mode()
-def photo_cams(
-    model: Stcl, runtime: Runtime, photo_HW3: np.ndarray, scales: tuple[float, ...]
-) -> tuple[Tensor, Tensor]:
-    """uint8 RGB -> CAMs of all classes (C, ceil(H/4), ceil(W/4)), not normalised, and class probabilities (C).
+class PhotoCams(NamedTuple):
+    """Of all classes of one photo, float32; maps are (C, ceil(H/4), ceil(W/4)) and not normalised."""
 
-    Both float32.
-    """
+    cam_Chw: Tensor
+    cam_aux_Chw: Tensor
+    cosine_Chw: Tensor | None  # to the memory's prototypes, background first; None without a memory
+    probability_C: Tensor
+
+
+@torch.inference_mode()
+def photo_cams(model: Stcl, runtime: Runtime, photo_HW3: np.ndarray, scales: tuple[float, ...]) -> PhotoCams:
+    """uint8 RGB -> what a multi-scale pass says of it."""
     images = model.backbone.normalise(_to_batch(photo_HW3, runtime))
     size = tuple(-(-side // CAM_STRIDE) for side in photo_HW3.shape[:2])
     with runtime.autocast():
         cams = model.cam_pass(images, scales, size)
-    return cams.cam_BChw[0].float(), cams.logits_BC[0].float().sigmoid()
+    cosine = None if cams.cosine_BChw is None else cams.cosine_BChw[0].float()
+    return PhotoCams(
+        cams.cam_BChw[0].float(), cams.cam_aux_BChw[0].float(), cosine, cams.logits_BC[0].float().sigmoid()
+    )
+
+
+@torch.inference_mode()
+def label_maps(cams: PhotoCams, labels: Sequence[int], prototype_CE: Tensor | None, memory: float) -> Tensor:
+    """Maps (K,h,w) in 0..1 of the classes `labels`: the mean of both classifiers' CAMs, guided by the memory.
+
+    The mean of the last and of the auxiliary CAM is ours: neither is the better one on every data set.
+    """
+    index = list(labels)
+    both = normalise_cams(cams.cam_Chw[index]) + normalise_cams(cams.cam_aux_Chw[index])
+    maps = normalise_cams(both)
+    if memory and index and cams.cosine_Chw is not None:
+        slots = torch.tensor([index], device=maps.device)
+        remembered, known = memory_maps(cams.cosine_Chw[None], prototype_CE, slots)
+        maps = fuse(maps[None], remembered, known, memory)[0]
+    return maps
 
 
 @torch.inference_mode()

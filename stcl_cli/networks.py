@@ -22,11 +22,20 @@ def build_stcl(config: TrainConfig, classes: int) -> Stcl:
     """A new network, as the config describes it."""
     try:
         backbone = Backbone(
-            config.backbone, pretrained=config.pretrained, weights=_path(config.weights), aux_layer=config.aux_layer
+            config.backbone,
+            pretrained=config.pretrained,
+            weights=_path(config.weights),
+            aux_layer=config.aux_layer,
+            memory_layer=config.memory_layer,
         )
     except BackboneError as error:
         raise StclError(str(error)) from error
-    return Stcl(backbone, classes, config.top_share)
+    memory = {
+        "slots": config.memory_slots,
+        "adaptive": config.memory_update == "adaptive",
+        "half_life": max(1, config.memory_half_life * config.iterations),
+    }
+    return Stcl(backbone, classes, config.top_share, memory if config.memory_slots else None)
 
 
 def load_stcl(path: Path) -> tuple[Stcl, CheckpointInfo, TrainConfig]:

@@ -10,14 +10,13 @@ import numpy as np
 import torch
 
 from stcl_cli.cam_sweep import CamSweep
-from stcl_cli.cams import normalise_cams
 from stcl_cli.config import SegtrainConfig, TrainConfig, Training
 from stcl_cli.data.loader import read_photo_mask
 from stcl_cli.data.photos import Photo, list_photos, read_photo
 from stcl_cli.distributed import rank, ranks, sum_over_ranks
 from stcl_cli.errors import StclError
 from stcl_cli.formats.files import output_path
-from stcl_cli.inference import photo_cams, photo_scores
+from stcl_cli.inference import label_maps, photo_cams, photo_scores
 from stcl_cli.metrics import confusion_matrix, mean_iou
 from stcl_cli.runtime import Runtime
 from stcl_models.stcl import Stcl, resize
@@ -43,8 +42,9 @@ def cam_validation(
             pixels = read_photo(photo.path, config.max_side)
             truth = _truth(config, photo, pixels, classes)
             shown = list(labels[photo.name])
-            cams = photo_cams(model, runtime, pixels, config.cam_scales)[0][shown]
-            maps = resize(normalise_cams(cams)[None], pixels.shape[:2])[0].cpu().numpy()
+            cams = photo_cams(model, runtime, pixels, config.cam_scales)
+            maps = label_maps(cams, shown, model.prototypes(), config.guidance)
+            maps = resize(maps[None], pixels.shape[:2])[0].cpu().numpy()
             sweep.add(truth, maps, shown)
         sweep.counts = sum_over_ranks(torch.from_numpy(sweep.counts)).numpy()
         miou, threshold = sweep.best()

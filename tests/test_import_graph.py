@@ -15,11 +15,23 @@ LAYERS = [
     {"cli", "__main__"},
     {"stages"},
     {"engine", "validation", "networks", "inference", "data", "refine", "export", "stcl_models"},
-    {"formats", "cams", "cam_sweep", "losses", "metrics", "pictures", "runtime", "console", "distributed", "launch"},
+    {
+        "formats",
+        "cams",
+        "cam_sweep",
+        "losses",
+        "memory",
+        "metrics",
+        "pictures",
+        "runtime",
+        "console",
+        "distributed",
+        "launch",
+    },
     {"errors", "config", "stcl_cli"},
 ]
 CHAINS = {"stcl_cli.stages.run", "stcl_cli.stages.demo"}  # they run the other stages
-SHARED_BY_STAGES = {"stcl_cli.stages.output", "stcl_cli.stages.objective"}
+SHARED_BY_STAGES = {"stcl_cli.stages.output", "stcl_cli.stages.objective", "stcl_cli.stages.remember"}
 
 
 def read_modules() -> dict[str, str]:

@@ -8,9 +8,12 @@ from helpers import quick, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from stcl_cli import inference
-from stcl_cli.inference import argmax_at_size, photo_affinity, photo_cams, photo_scores
+from stcl_cli.cams import normalise_cams
+from stcl_cli.inference import argmax_at_size, label_maps, photo_affinity, photo_cams, photo_scores
+from stcl_cli.memory import memory_maps
 from stcl_cli.runtime import make_runtime
 from stcl_models.backbone import Backbone
 from stcl_models.segmenter import VitSegmenter
@@ -20,14 +23,38 @@ CPU = make_runtime("cpu")
 PHOTO = np.random.default_rng(0).integers(0, 256, (45, 62, 3)).astype(np.uint8)
 
 
+def a_model_with_a_memory() -> Stcl:
+    model = Stcl(Backbone("stcl_tiny"), 3, memory={"slots": 2}).eval()
+    torch.manual_seed(0)
+    model.memory.prototype.copy_(F.normalize(torch.randn_like(model.memory.prototype), dim=1))
+    return model
+
+
 def test_cams_of_a_photo_of_any_size():
-    model = Stcl(Backbone("stcl_tiny"), 3).eval()
-    cams, probabilities = photo_cams(model, CPU, PHOTO, (1.0, 0.5))
-    mirrored, _ = photo_cams(model, CPU, PHOTO[:, ::-1], (1.0, 0.5))
-    assert cams.shape == (3, 12, 16)  # a quarter, rounded up
-    assert cams.min() >= 0
-    assert torch.allclose(cams, mirrored.flip(-1), atol=1e-4)
-    assert ((probabilities > 0) & (probabilities < 1)).all()
+    model = a_model_with_a_memory()
+    cams = photo_cams(model, CPU, PHOTO, (1.0, 0.5))
+    mirrored = photo_cams(model, CPU, PHOTO[:, ::-1], (1.0, 0.5))
+    assert cams.cam_Chw.shape == cams.cam_aux_Chw.shape == (3, 12, 16)  # a quarter, rounded up
+    assert cams.cosine_Chw.shape == (4, 12, 16)
+    assert cams.cam_Chw.min() >= 0
+    assert torch.allclose(cams.cam_Chw, mirrored.cam_Chw.flip(-1), atol=1e-4)
+    assert torch.allclose(cams.cosine_Chw, mirrored.cosine_Chw.flip(-1), atol=1e-4)
+    assert ((cams.probability_C > 0) & (cams.probability_C < 1)).all()
+
+
+def test_maps_of_labels_with_the_memory_without_it_and_with_half_of_each():
+    model = a_model_with_a_memory()
+    cams = photo_cams(model, CPU, PHOTO, (1.0,))
+    plain, whole, half = (label_maps(cams, (0, 2), model.prototypes(), memory) for memory in (0.0, 1.0, 0.5))
+    both = normalise_cams(cams.cam_Chw[[0, 2]]) + normalise_cams(cams.cam_aux_Chw[[0, 2]])
+    assert torch.equal(plain, normalise_cams(both))
+    assert torch.equal(whole, memory_maps(cams.cosine_Chw[None], model.prototypes(), torch.tensor([[0, 2]]))[0][0])
+    assert torch.allclose(half, (plain + whole) / 2)
+    assert label_maps(cams, (), model.prototypes(), 0.5).shape == (0, 12, 16)
+    bare = Stcl(Backbone("stcl_tiny"), 3).eval()
+    cams = photo_cams(bare, CPU, PHOTO, (1.0,))
+    assert cams.cosine_Chw is None
+    assert torch.equal(label_maps(cams, (1,), None, 0.5), label_maps(cams, (1,), None, 0.0))
 
 
 def test_affinity_of_a_photo_of_any_size():

@@ -73,6 +73,7 @@ class TrainingViews(Dataset):
             "box": torch.tensor(view.box),
             "uniform": torch.from_numpy(rng.random(self.uniforms, np.float32)),
             "name": self.photos[index].name,
+            "index": torch.tensor(index),
         }
         if self.labels is not None:
             item["labels"] = torch.from_numpy(self.labels[index])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from stcl_cli.cams import normalise_cams
 from stcl_cli.config import CamConfig
 from stcl_cli.console import meter, say
 from stcl_cli.data.labels import match_labels, read_labels
@@ -13,7 +12,7 @@ from stcl_cli.data.photos import list_photos, photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.cams import CamFile, write_cam
 from stcl_cli.formats.files import output_path
-from stcl_cli.inference import photo_affinity, photo_cams
+from stcl_cli.inference import label_maps, photo_affinity, photo_cams
 from stcl_cli.networks import load_stcl
 from stcl_cli.runtime import make_runtime
 from stcl_cli.stages.output import Done, Result, nobody, open_folder, skip
@@ -40,14 +39,15 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
         for photo in todo:
             try:
                 pixels = read_photo(photo.path, trained.max_side)
-                cams, probabilities = photo_cams(model, runtime, pixels, config.scales)
+                cams = photo_cams(model, runtime, pixels, config.scales)
+                probabilities = cams.probability_C
                 labels = given.get(photo.name)
                 if labels is None:
                     labels = tuple((probabilities >= config.threshold).nonzero().flatten().tolist())
                 file = CamFile(
                     classes=info.classes,
                     labels=labels,
-                    cam_KHW=normalise_cams(cams[list(labels)]).cpu().numpy(),
+                    cam_KHW=label_maps(cams, labels, model.prototypes(), config.memory).cpu().numpy(),
                     size=photo_size(photo.path),
                     source="given" if config.labels else "predicted",
                     scores=tuple(probabilities[list(labels)].tolist()),

@@ -1,11 +1,12 @@
 """The STCL training objective: one batch of labelled photos -> loss and its parts (ToCo's losses, ours where said).
 
-Shapes: B photos, C classes, K label slots, H x W crop, h x w patch tokens, N = h * w, L local crops.
+Shapes: B photos, C classes, K label slots, H x W crop, h x w patch tokens, N = h * w, L local crops, R = 1 + K regions
+of a photo (background first).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +18,19 @@ from stcl_cli.losses.class_contrast import class_contrast
 from stcl_cli.losses.dense_energy import dense_energy
 from stcl_cli.losses.patch_contrast import patch_contrast
 from stcl_cli.losses.segmentation import balanced_cross_entropy
+from stcl_cli.memory import fuse, memory_maps
 from stcl_cli.refine.par import pixel_adaptive_refine
 from stcl_cli.runtime import Runtime
+from stcl_cli.stages.remember import Remember
 from stcl_models.backbone import Tokens
 from stcl_models.stcl import CamPass, Stcl, resize
+
+
+class Maps(NamedTuple):
+    """Where each photo's own classes are, in 0..1, at an eighth of the crop: CAMs, guided by the memory."""
+
+    last_BKhw: Tensor
+    aux_BKhw: Tensor
 
 
 class Objective:
@@ -32,13 +42,17 @@ class Objective:
         side = config.local_crop_size or 96 * config.crop_size // 448
         grid = config.crop_size // patch
         self.window = min(max(round(side / patch), 4), grid)  # side of a local crop in tokens
+        self.remember = Remember(model.memory, config) if model.memory is not None else None
 
     def __call__(self, batch: dict[str, Any], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         config, model = self.config, self.model
         photos_B3HW, labels_BC = batch["photo"], batch["labels"]
         valid_BHW = box_mask(batch["box"], photos_B3HW.shape[-2:])
         images_B3HW = model.backbone.normalise(photos_B3HW)
-        contrast = progress >= config.contrast_start and (config.w_patch or config.w_class)
+        second_phase = progress >= config.contrast_start
+        contrast = second_phase and (config.w_patch or config.w_class)
+        remember = second_phase and self.remember is not None
+        guided = remember and progress >= config.memory_start
         segment = progress >= config.segmentation_start and config.w_seg
 
         with self.runtime.autocast():
@@ -50,37 +64,53 @@ class Objective:
             "cls_aux": F.multilabel_soft_margin_loss(logits_aux_BC.float(), labels_BC),
         }
         weights = {"cls": 1.0, "cls_aux": 1.0, "patch": config.w_patch, "class": config.w_class, "seg": config.w_seg,
-                   "reg": config.w_reg}  # fmt: skip
-        if contrast or segment:
+                   "reg": config.w_reg, "memory": config.w_memory}  # fmt: skip
+        if contrast or remember or segment:
             slots_BK = label_slots(labels_BC)
-            cams = self._cams(images_B3HW, tokens)
+            cams = self._cam_pass(images_B3HW, tokens)
+            maps = self._maps(cams, slots_BK, valid_BHW, config.guidance if guided else 0.0)
         if contrast:
-            parts |= self._contrast(images_B3HW, tokens, cams, slots_BK, valid_BHW, batch["uniform"])
+            parts |= self._contrast(images_B3HW, tokens, cams, maps, slots_BK, valid_BHW, batch["uniform"])
+        if remember:
+            regions = self.remember.regions(maps.aux_BKhw, slots_BK, valid_BHW, tokens.grid)
+            if guided and config.w_memory:
+                parts["memory"] = self.remember.loss(tokens, regions, cams.logits_BC, slots_BK)
+            self.remember.store(cams, maps.aux_BKhw, slots_BK, valid_BHW, batch["index"], progress)
         if segment:
-            parts |= self._segmentation(photos_B3HW, scores_BKhw, cams, slots_BK, valid_BHW)
+            parts |= self._segmentation(photos_B3HW, scores_BKhw, maps, slots_BK, valid_BHW)
         loss = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
         return loss, parts
 
-    def _cams(self, images_B3HW: Tensor, tokens: Tokens) -> CamPass:
+    def _cam_pass(self, images_B3HW: Tensor, tokens: Tokens) -> CamPass:
         """Maps at an eighth of the crop; the plain view's tokens are there already."""
         size = [side // 8 for side in images_B3HW.shape[-2:]]
-        plain = Tokens(*(t.detach() for t in tokens[:3]), tokens.grid)
+        plain = Tokens(*(t.detach() for t in tokens[:4]), tokens.grid)
         with self.runtime.autocast():
             return self.model.cam_pass(images_B3HW, self.config.cam_scales, size, plain)
+
+    def _maps(self, cams: CamPass, slots_BK: Tensor, valid_BHW: Tensor, guidance: float) -> Maps:
+        size = cams.cam_BChw.shape[-2:]
+        valid = shrink(valid_BHW, size)[:, None]
+        maps = [normalise_cams(gather_slots(cam, slots_BK) * valid) for cam in (cams.cam_BChw, cams.cam_aux_BChw)]
+        if guidance:
+            memory_BKhw, known_BK = memory_maps(cams.cosine_BChw, self.model.memory.prototype, slots_BK)
+            memory_BKhw = normalise_cams(memory_BKhw * valid)
+            maps = [normalise_cams(fuse(cam, memory_BKhw, known_BK, guidance)) for cam in maps]
+        return Maps(*maps)
 
     def _contrast(
         self,
         images_B3HW: Tensor,
         tokens: Tokens,
         cams: CamPass,
+        maps: Maps,
         slots_BK: Tensor,
         valid_BHW: Tensor,
         uniform_BL: Tensor,
     ) -> dict[str, Tensor]:
         config, model = self.config, self.model
-        valid_Bhw = F.adaptive_avg_pool2d(valid_BHW[:, None].float(), tokens.grid)[:, 0] > 0.5
-        aux_BKhw = gather_slots(F.adaptive_avg_pool2d(cams.cam_aux_BChw, tokens.grid), slots_BK)
-        aux_BKhw = normalise_cams(aux_BKhw * valid_Bhw[:, None])
+        valid_Bhw = shrink(valid_BHW, tokens.grid)
+        aux_BKhw = F.adaptive_avg_pool2d(maps.aux_BKhw, tokens.grid)
         labels_Bhw = label_map(aux_BKhw, slots_BK, config.beta_low, config.beta_high)
         labels_Bhw = torch.where(valid_Bhw, labels_Bhw, 255)
         parts = {}
@@ -99,17 +129,16 @@ class Objective:
         return parts
 
     def _segmentation(
-        self, photos_B3HW: Tensor, scores_BKhw: Tensor, cams: CamPass, slots_BK: Tensor, valid_BHW: Tensor
+        self, photos_B3HW: Tensor, scores_BKhw: Tensor, maps: Maps, slots_BK: Tensor, valid_BHW: Tensor
     ) -> dict[str, Tensor]:
         config = self.config
         half = [side // 2 for side in photos_B3HW.shape[-2:]]
         photos_half = resize(photos_B3HW.float(), half)
-        valid_half = F.adaptive_avg_pool2d(valid_BHW[:, None].float(), half) > 0.5
-        maps_BKHW = normalise_cams(gather_slots(resize(cams.cam_BChw, half), slots_BK) * valid_half)
+        valid_half = shrink(valid_BHW, half)
         # PAR is linear and keeps constants, so one pass serves both background scores: they are thresholds after it.
-        refined = pixel_adaptive_refine(maps_BKHW, photos_half)
+        refined = pixel_adaptive_refine(resize(maps.last_BKhw, half), photos_half)
         target = label_map(refined, slots_BK, config.beta_low, config.beta_high)
-        target = torch.where(valid_half[:, 0], target, 255)
+        target = torch.where(valid_half, target, 255)
         parts = {"seg": balanced_cross_entropy(resize(scores_BKhw.float(), half), target)}
         if config.w_reg:
             parts["reg"] = dense_energy(scores_BKhw, photos_B3HW, valid_BHW)
@@ -122,3 +151,8 @@ def box_mask(box_B4: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     columns = torch.arange(size[1], device=box_B4.device)[None, None, :]
     top, bottom, left, right = box_B4[:, :, None, None].unbind(1)
     return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+
+
+def shrink(valid_BHW: Tensor, size: tuple[int, int] | list[int] | torch.Size) -> Tensor:
+    """bool (B,H,W) -> (B,h,w): whether most of a cell is valid."""
+    return F.adaptive_avg_pool2d(valid_BHW[:, None].float(), tuple(size))[:, 0] > 0.5

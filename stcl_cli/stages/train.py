@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from stcl_cli.config import TrainConfig
@@ -11,11 +13,13 @@ from stcl_cli.data.loader import TrainingViews, training_batches
 from stcl_cli.distributed import check_same, devices, joined, rank
 from stcl_cli.engine import Run, fit
 from stcl_cli.errors import StclError
+from stcl_cli.formats.files import write_json
 from stcl_cli.networks import build_stcl, parameter_groups
 from stcl_cli.runtime import Runtime, make_runtime, seed_everything
 from stcl_cli.stages.objective import Objective
 from stcl_cli.stages.output import Result, open_folder, skip
 from stcl_cli.validation import cam_validation
+from stcl_models.stcl import Stcl
 
 
 def run(config: TrainConfig) -> Result:
@@ -46,6 +50,9 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
     multi_hot = np.zeros((len(labelled), len(labels.classes)), np.float32)
     for row, (_, classes) in zip(multi_hot, labelled, strict=True):
         row[list(classes)] = 1
+    # The memory bank names photos by their place in this list.
+    if rank() == 0:
+        write_json(folder / "photos.json", [photo.name for photo, _ in labelled])
     views = TrainingViews(
         [photo for photo, _ in labelled], config, model.backbone.mean, labels=multi_hot, uniforms=config.local_crops
     )
@@ -63,8 +70,16 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
             runtime=runtime,
             failures=failures,
             validate=cam_validation(model, config, runtime, labelled),
+            figures=memory_figures(model),
         )
     )
     named = () if config.labels_format == "auto" else ("--labels-format", config.labels_format)
     then = ("cam", config.images, "-m", config.output, "--labels", config.labels, *named, "-o", "CAMS")
     return Result(skipped=len(failures) if rank() == 0 else 0, next=then)
+
+
+def memory_figures(model: Stcl) -> Callable[[], dict[str, float]] | None:
+    """What metrics.jsonl says of the memory bank, as memory_NAME; None without one."""
+    if model.memory is None:
+        return None
+    return lambda: {f"memory_{name}": value for name, value in model.memory.statistics().items()}

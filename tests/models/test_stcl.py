@@ -8,7 +8,7 @@ from stcl_models.stcl import Stcl, rescale, resize, to_map
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return Stcl(Backbone("stcl_tiny"), 3).eval().requires_grad_(False)
+    return Stcl(Backbone("stcl_tiny"), 3, memory={"slots": 4}).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,29 @@ def test_a_plain_pass_that_was_made_anyway_saves_one_and_changes_nothing(model, 
     plain = model.cam_pass(images, (1.0, 1.5), (6, 4), model.backbone(images))
     hook.remove()
     assert seen == [4, 4, 2, 2, 4]
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, plain, strict=True))
+    assert whole.key_grid == plain.key_grid == (9, 6)
+    pairs = zip(whole, plain, strict=True)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in pairs if isinstance(a, torch.Tensor))
+
+
+def test_cosines_to_the_prototypes_are_means_over_views_and_scales(model, images):
+    model.memory.prototype.copy_(torch.nn.functional.normalize(torch.randn_like(model.memory.prototype), dim=1))
+
+    def cosine(view):
+        tokens = model.backbone(view)
+        return to_map(tokens.key_BND @ model.prototypes().T, tokens.grid)
+
+    views = [images, resize(images, (72, 48))]
+    expected = [resize((cosine(x) + cosine(x.flip(-1)).flip(-1)) / 2, (12, 8)) for x in views]
+    result = model.cam_pass(images, (1.0, 1.5), (12, 8))
+    torch.testing.assert_close(result.cosine_BChw, sum(expected) / 2, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(result.key_BNE, model.backbone(views[1]).key_BND, atol=1e-5, rtol=1e-4)
+
+
+def test_without_a_memory_there_are_no_cosines(images):
+    model = Stcl(Backbone("stcl_tiny"), 3).eval()
+    assert model.prototypes() is None
+    assert model.cam_pass(images, (1.0,), (6, 4)).cosine_BChw is None
 
 
 def test_maps_of_a_mirror_image_are_mirrored(model, images):

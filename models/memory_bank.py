@@ -1,0 +1,143 @@
+"""A memory of past images: region embeddings a class, background included, with their quality and age.
+
+The memory bank is the paper's idea (STCL, Liang et al. 2026); slots a class and prototypes follow RCA (Zhou et al.,
+CVPR 2022); the gates, the value of a slot and the vectorised update are ours. Class 0 is background.
+
+Shapes: C classes with background, M slots a class, E embedding width, R entries of a batch.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MOMENTUM = 0.95  # of the running moments of cosines to the prototypes
+
+
+class Entries(NamedTuple):
+    """Region embeddings of a batch that ask to be stored."""
+
+    embedding_RE: Tensor  # unit length
+    class_R: Tensor  # 0 = background
+    quality_R: Tensor  # 0..1
+    photo_R: Tensor  # index of the photo in the run's list
+
+
+class BankView(NamedTuple):
+    """What the memory loss and the guidance read."""
+
+    embedding_CME: Tensor  # unit length; zero where nothing is stored
+    quality_CM: Tensor
+    filled_CM: Tensor  # bool
+    prototype_CE: Tensor  # unit length; zero for a class without one
+
+
+class MemoryBank(nn.Module):
+    """All buffers, so it is part of every checkpoint and has no gradient. Query first, `update` after.
+
+    `adaptive`: entries pass a gate against outliers, a full class gives up the slot of least value, which is quality
+    times 0.5^(age / `half_life`), age in steps, and that value weighs the slots in the class's prototype, so that what
+    an untrained network stored is soon of no account; without it every entry is stored, the oldest slot goes (first in,
+    first out), and the prototype is the plain mean.
+    """
+
+    def __init__(
+        self, classes: int, width: int, *, slots: int = 256, adaptive: bool = True, half_life: float = 1000
+    ) -> None:
+        super().__init__()
+        self.adaptive, self.half_life = adaptive, half_life
+        self.register_buffer("embedding", torch.zeros(classes, slots, width))
+        self.register_buffer("quality", torch.zeros(classes, slots))
+        self.register_buffer("stored_at", torch.full((classes, slots), -1))  # training step; -1: empty
+        self.register_buffer("photo", torch.full((classes, slots), -1))
+        self.register_buffer("prototype", torch.zeros(classes, width))
+        self.register_buffer("cosine_mean", torch.zeros(classes))  # of entries to their class's prototype
+        self.register_buffer("cosine_square", torch.zeros(classes))
+        self.register_buffer("offered", torch.zeros(classes, dtype=torch.long))
+        self.register_buffer("stored", torch.zeros(classes, dtype=torch.long))
+
+    def view(self) -> BankView:
+        return BankView(self.embedding, self.quality, self.stored_at >= 0, self.prototype)
+
+    @torch.no_grad()
+    def update(self, entries: Entries, step: int) -> None:
+        """Store the entries of a batch, under several processes those of all ranks, in one order on all of them."""
+        embedding_RE, class_R, quality_R, photo_R = entries
+        classes = len(self.prototype)
+        if not len(class_R):
+            return
+        self.offered += torch.bincount(class_R, minlength=classes)
+        cosine_R = (embedding_RE * self.prototype[class_R]).sum(1)
+        known_R = self.prototype[class_R].any(1)
+        if self.adaptive:
+            deviation = (self.cosine_square - self.cosine_mean.square()).clamp_min(0).sqrt()
+            keep_R = ~known_R | (cosine_R >= (self.cosine_mean - deviation)[class_R])
+        else:
+            keep_R = torch.ones_like(known_R)
+        self._learn_moments(class_R[known_R], cosine_R[known_R])
+        embedding_RE, class_R, quality_R, photo_R = (t[keep_R] for t in (embedding_RE, class_R, quality_R, photo_R))
+        if not len(class_R):
+            return
+        slot_R, fits_R = self._places(class_R, step)
+        place = (class_R[fits_R], slot_R[fits_R])
+        self.embedding[place] = embedding_RE[fits_R]
+        self.quality[place] = quality_R[fits_R].float()
+        self.photo[place] = photo_R[fits_R]
+        self.stored_at[place] = step
+        self._learn_prototypes(class_R, step)
+        self.stored += torch.bincount(class_R, minlength=classes)
+
+    def _places(self, class_R: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Slot of every entry, and whether it has one: the r-th entry of a class takes its r-th least valuable slot."""
+        value_CM = self._value(step) if self.adaptive else self.stored_at.float()
+        value_CM = torch.where(self.stored_at >= 0, value_CM, -torch.inf)
+        order_RM = value_CM[class_R].argsort(dim=1, stable=True)
+        same_RR = class_R[:, None] == class_R[None]
+        rank_R = same_RR.tril(-1).sum(1)
+        slots = value_CM.shape[1]
+        return order_RM.gather(1, rank_R.clamp_max(slots - 1)[:, None])[:, 0], rank_R < slots
+
+    def _learn_prototypes(self, class_R: Tensor, step: int) -> None:
+        """Prototypes of the classes that got an entry: the mean of their slots, by value."""
+        filled_RM = self.stored_at[class_R] >= 0
+        weight_RM = self._value(step)[class_R] if self.adaptive else torch.ones_like(self.quality[class_R])
+        mean_RE = torch.einsum("rm,rme->re", weight_RM * filled_RM, self.embedding[class_R])
+        self.prototype[class_R] = F.normalize(mean_RE, dim=1)
+
+    def _value(self, step: int) -> Tensor:
+        return self.quality.clamp_min(1e-3) * 0.5 ** ((step - self.stored_at) / self.half_life)
+
+    def _learn_moments(self, class_R: Tensor, cosine_R: Tensor) -> None:
+        count_C = torch.bincount(class_R, minlength=len(self.prototype))
+        fresh_C = self.cosine_square == 0
+        for moment, value_R in ((self.cosine_mean, cosine_R), (self.cosine_square, cosine_R.square())):
+            mean_C = torch.zeros_like(moment).index_add_(0, class_R, value_R) / count_C.clamp_min(1)
+            learnt_C = torch.where(fresh_C, mean_C, torch.lerp(mean_C, moment, MOMENTUM))
+            moment.copy_(torch.where(count_C > 0, learnt_C, moment))
+
+    @torch.no_grad()
+    def statistics(self) -> dict[str, float]:
+        """For people: how full and how good the memory is, and whether its classes are apart.
+
+        fill and quality over the classes that hold anything; refused: share of all entries offered that did not pass;
+        replaced: share of those stored that took another's slot; within: mean cosine of an entry to its class's
+        prototype; between: mean cosine of two prototypes.
+        """
+        filled_CM = self.stored_at >= 0
+        known_C = filled_CM.any(1)
+        count, stored, offered = filled_CM.sum(), self.stored.sum(), self.offered.sum()
+        within_CM = torch.einsum("cme,ce->cm", self.embedding, self.prototype)
+        known = self.prototype[known_C]
+        pairs = max(len(known) * (len(known) - 1), 1)
+        figures = {
+            "fill": count / (known_C.sum() * filled_CM.shape[1]).clamp_min(1),
+            "quality": self.quality[filled_CM].mean() if count else count,
+            "refused": 1 - stored / offered.clamp_min(1),
+            "replaced": 1 - count / stored.clamp_min(1),
+            "within": within_CM[filled_CM].mean() if count else count,
+            "between": ((known @ known.t()).sum() - len(known)) / pairs,
+        }
+        return {name: round(float(value), 4) for name, value in figures.items()}

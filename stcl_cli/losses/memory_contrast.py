@@ -1,0 +1,84 @@
+"""Adaptive memory contrastive loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from stcl_cli.distributed import ranks, sum_over_ranks
+
+if TYPE_CHECKING:
+    from stcl_models.memory_bank import BankView
+
+READY = 32  # entries of a class from which its memory counts in full
+HARDEST = 32  # classes beside the anchors' own whose entries are read: the cost does not grow with the class list
+
+
+def memory_contrast(
+    anchor_AE: Tensor,
+    class_A: Tensor,
+    confidence_A: Tensor,
+    negative_AC: Tensor,
+    bank: BankView,
+    *,
+    temperature: float = 0.1,
+    hardness: float = 1.0,
+    adaptive: bool = True,
+) -> Tensor:
+    """Anchors towards what the bank remembers of their class, away from what it remembers of classes not in the image.
+
+    The name and the idea are the paper's (STCL, Liang et al. 2026), the form is ours. For an anchor a of class c with
+    similarities s to the entries, p over bank[c] and n over the entries of the classes of `negative_AC`:
+
+        L(a) = -w_a log( P / (P + N) ),  P = sum_p alpha_p e^(s_p / t),  N = sum_n beta_n e^(s_n / t)
+
+    alpha_p ~ q_p and beta_n ~ q_n e^(hardness s_n), of mean one and without gradient; w_a = confidence_A times the
+    share of READY entries that c has, so the loss grows as the memory does. P is divided by the entries it sums over,
+    N by the entries a class, so that a fuller memory weighs no more. Without `adaptive` w, alpha and beta are one:
+    InfoNCE with several positives. Of many classes the HARDEST are read.
+
+    anchor_AE: unit length. class_A: 0 = background. negative_AC: bool, C classes with background; an anchor's own class
+    never counts. Anchors whose class has no entry, or that have no negative, are left out; none left gives 0. Scalar,
+    in float32.
+    """
+    read_C = _classes_to_read(anchor_AE, class_A, bank)
+    # A copy: the bank may change before the gradient is asked for.
+    memory_CME, quality_CM, filled_CM = (t[read_C] for t in (bank.embedding_CME, bank.quality_CM, bank.filled_CM))
+    own_AC = class_A[:, None] == read_C
+    positive_ACM = own_AC[:, :, None] & filled_CM
+    negative_ACM = (negative_AC[:, read_C] & ~own_AC)[:, :, None] & filled_CM
+    usable_A = positive_ACM.any((1, 2)) & negative_ACM.any((1, 2))
+    similarity_ACM = torch.einsum("ae,cme->acm", anchor_AE.float(), memory_CME.float())
+    negatives_A = negative_ACM.any(2).sum(1)  # classes
+    if adaptive:
+        alpha_ACM = quality_CM.expand_as(similarity_ACM)
+        beta_ACM = quality_CM * (hardness * similarity_ACM.detach()).exp()
+        weight_A = confidence_A * (bank.filled_CM.sum(1) / READY).clamp_max(1)[class_A]
+    else:
+        alpha_ACM = beta_ACM = torch.ones_like(similarity_ACM)
+        weight_A = torch.ones_like(confidence_A)
+    log_p = _log_mean(similarity_ACM / temperature, alpha_ACM, positive_ACM)
+    log_n = _log_mean(similarity_ACM / temperature, beta_ACM, negative_ACM) + negatives_A.clamp_min(1).log()
+    loss_A = torch.where(usable_A, torch.logaddexp(log_p, log_n) - log_p, 0) * weight_A
+    return ranks() * loss_A.sum() / sum_over_ranks(usable_A.sum()).clamp_min(1)
+
+
+@torch.no_grad()
+def _classes_to_read(anchor_AE: Tensor, class_A: Tensor, bank: BankView) -> Tensor:
+    """The anchors' classes and the HARDEST others, those whose prototypes are the most similar to any anchor."""
+    cosine_AC = anchor_AE.float() @ bank.prototype_CE.t()
+    hard_C = torch.cat([cosine_AC, torch.full_like(bank.prototype_CE[:, :1].t(), -1)]).amax(0)  # also without anchors
+    hard_C[0] = torch.inf  # background
+    hard_C[class_A] = torch.inf
+    count = len(class_A.unique()) + HARDEST
+    return hard_C.topk(min(count, len(hard_C))).indices.sort().values
+
+
+def _log_mean(scores_ACM: Tensor, weight_ACM: Tensor, mask_ACM: Tensor) -> Tensor:
+    """log( sum over the mask of weight e^score / sum over the mask of weight ), (A); 0 where the mask is empty."""
+    log_weight = torch.where(mask_ACM, weight_ACM.clamp_min(1e-6).log(), -torch.inf).flatten(1)
+    empty = ~mask_ACM.flatten(1).any(1)
+    log_weight = log_weight.masked_fill(empty[:, None], 0.0)  # -inf - -inf would be NaN, in the gradient too
+    return (scores_ACM.flatten(1) + log_weight).logsumexp(1) - log_weight.logsumexp(1)

@@ -1,0 +1,86 @@
+"""What goes into the memory bank and what its prototypes say of a photo. Pure functions, tensors in, tensors out.
+
+All of it is ours, on the paper's idea of a memory that guides the segmentation (STCL, Liang et al. 2026).
+
+Shapes: B images, K label slots, C classes with background, N = h * w patch tokens, E token width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SHARPNESS = 4.0  # of memory maps, relative to how far classes are from background
+BACKGROUND_MARGIN = 0.2  # added to background's cosine, relative to the same distance
+LEAST_PATCHES = 3  # a smaller region is not stored
+
+
+def memory_maps(cosine_BChw: Tensor, prototype_CE: Tensor, slots_BK: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines of patches to the class prototypes -> probability maps (B,K,h,w) of each image's own labels.
+
+    A softmax over background and the image's labels of SHARPNESS / D * cosine, with D the mean of 1 - cosine between
+    a class's prototype and background's: so one setting fits backbones whose tokens lie close together or far apart.
+    Also returns which slots have a map (B,K): those whose class, like background, has a prototype; others are zero.
+    """
+    classes_BK = slots_BK + 1  # 0 for an empty slot
+    known_C = prototype_CE.any(1)
+    known_BK = known_C[classes_BK] & (slots_BK >= 0) & known_C[0]
+    apart_C = 1 - prototype_CE @ prototype_CE[0]
+    foreground_C = known_C & (torch.arange(len(known_C), device=known_C.device) > 0)
+    apart = (apart_C * foreground_C).sum() / foreground_C.sum().clamp_min(1)
+    apart = apart.clamp_min(1e-3)
+    index = classes_BK[:, :, None, None].expand(-1, -1, *cosine_BChw.shape[-2:])
+    own = cosine_BChw.gather(1, index).masked_fill(~known_BK[:, :, None, None], -torch.inf)
+    background = cosine_BChw[:, :1] + BACKGROUND_MARGIN * apart
+    probability = (torch.cat([background, own], 1) * (SHARPNESS / apart)).softmax(1)[:, 1:]
+    return probability, known_BK
+
+
+def fuse(cam_BKhw: Tensor, memory_BKhw: Tensor, known_BK: Tensor, weight: float) -> Tensor:
+    """(1 - weight) * CAM + weight * memory map; a class that the memory does not know keeps its CAM."""
+    share = weight * known_BK[:, :, None, None]
+    return torch.lerp(cam_BKhw, memory_BKhw, share)
+
+
+def region_masks(
+    maps_BKhw: Tensor, slots_BK: Tensor, valid_Bhw: Tensor, low: float, high: float
+) -> tuple[Tensor, Tensor]:
+    """Which patches are sure: (B,1+K,N) float, background's region first, then each slot's; and class of each (B,1+K).
+
+    A label's region is where its map is the highest and at least `high`; background's where all are at most `low`.
+    Empty slots have class -1 and no region.
+    """
+    value, slot = maps_BKhw.max(1, keepdim=True)
+    slots = torch.arange(maps_BKhw.shape[1], device=slot.device)[:, None, None]
+    own = (slot == slots) & (value >= high) & (slots_BK >= 0)[:, :, None, None]
+    masks = torch.cat([value <= low, own], 1) & valid_Bhw[:, None]
+    classes = torch.where(slots_BK >= 0, slots_BK + 1, -1)
+    return masks.flatten(2).float(), torch.cat([torch.zeros_like(classes[:, :1]), classes], 1)
+
+
+def region_embeddings(key_BND: Tensor, masks_BRN: Tensor) -> Tensor:
+    """Mean of the unit tokens of every region, of unit length (B,R,E); zero for a region without a patch."""
+    total = torch.bmm(masks_BRN, key_BND.float())
+    return F.normalize(total / masks_BRN.sum(2, keepdim=True).clamp_min(1), dim=-1)
+
+
+def region_quality(maps_BKhw: Tensor, masks_BRN: Tensor, probability_BK: Tensor) -> Tensor:
+    """How sure each region is (B,R): class probability times the mean map; of background one minus the highest map."""
+    sure = torch.cat([1 - maps_BKhw.amax(1, keepdim=True), maps_BKhw], 1).flatten(2)
+    mean = (sure * masks_BRN).sum(2) / masks_BRN.sum(2).clamp_min(1)
+    return mean * torch.cat([torch.ones_like(probability_BK[:, :1]), probability_BK], 1)
+
+
+def nearest_own_class(cosine_BCN: Tensor, classes_BR: Tensor, known_C: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every patch, the nearest prototype among background and its image's labels: class (B,N), and by how much.
+
+    The lead (B,N) is the difference of the two best cosines; 0 where fewer than two of them have a prototype.
+    """
+    usable_BR = (classes_BR >= 0) & known_C[classes_BR.clamp_min(0)]
+    index = classes_BR.clamp_min(0)[:, :, None].expand(-1, -1, cosine_BCN.shape[2])
+    own = cosine_BCN.gather(1, index).masked_fill(~usable_BR[:, :, None], -torch.inf)
+    best = own.topk(min(2, own.shape[1]), dim=1)
+    nearest = classes_BR.gather(1, best.indices[:, 0])
+    lead = best.values[:, 0] - best.values[:, -1]
+    return nearest, torch.where(lead.isfinite(), lead, 0)

@@ -1,0 +1,146 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stcl_models.memory_bank import Entries, MemoryBank
+
+WIDTH = 4
+QUALITIES = [i / 16 for i in range(1, 17)]  # exact in float32
+
+
+def entries(*rows: tuple[int, float], photo: int = 0, seed: int = 0) -> Entries:
+    """(class, quality) of each entry, with random unit embeddings."""
+    generator = torch.Generator().manual_seed(seed)
+    embedding = F.normalize(torch.randn(len(rows), WIDTH, generator=generator), dim=1)
+    classes, qualities = zip(*rows, strict=True) if rows else ((), ())
+    return Entries(
+        embedding, torch.tensor(classes, dtype=torch.long), torch.tensor(qualities), torch.full((len(rows),), photo)
+    )
+
+
+def test_nothing_is_remembered_before_the_first_update_and_no_entry_changes_nothing():
+    bank = MemoryBank(3, WIDTH, slots=2)
+    before = {name: value.clone() for name, value in bank.state_dict().items()}
+    bank.update(entries(), step=0)
+    assert all(torch.equal(before[name], value) for name, value in bank.state_dict().items())
+    assert not bank.view().filled_CM.any()
+    assert not bank.view().prototype_CE.any()
+
+
+def test_several_entries_of_a_class_in_one_batch_take_different_slots():
+    bank = MemoryBank(3, WIDTH, slots=4, adaptive=False)
+    batch = entries((1, 0.5), (2, 0.6), (1, 0.7), (1, 0.8))
+    bank.update(batch, step=3)
+    view = bank.view()
+    assert view.filled_CM.sum(1).tolist() == [0, 3, 1]
+    assert sorted(view.quality_CM[1, :3].tolist()) == pytest.approx([0.5, 0.7, 0.8])
+    stored = {tuple(row.tolist()) for row in view.embedding_CME[1, :3]}
+    assert stored == {tuple(batch.embedding_RE[i].tolist()) for i in (0, 2, 3)}
+
+
+def test_first_in_first_out_gives_up_the_oldest_and_adaptive_the_least_valuable():
+    for adaptive, survivor in ((False, 0.2), (True, 0.9)):
+        bank = MemoryBank(2, WIDTH, slots=2, adaptive=adaptive)
+        same = entries((1, 0.9))
+        bank.update(same, step=0)
+        bank.update(same._replace(quality_R=torch.tensor([0.2])), step=1)
+        bank.update(same._replace(quality_R=torch.tensor([0.5])), step=2)
+        assert sorted(bank.quality[1].tolist()) == pytest.approx(sorted([survivor, 0.5]))
+
+
+def test_a_good_entry_loses_its_value_with_age():
+    bank = MemoryBank(2, WIDTH, slots=2, half_life=1)
+    same = entries((1, 0.9))
+    bank.update(same, step=0)
+    bank.update(same._replace(quality_R=torch.tensor([0.4])), step=10)
+    bank.update(same._replace(quality_R=torch.tensor([0.6])), step=11)
+    assert sorted(bank.quality[1].tolist()) == pytest.approx([0.4, 0.6])
+
+
+def test_an_outlier_is_refused_by_the_adaptive_update_only():
+    inlier = F.normalize(torch.tensor([[1.0, 0.1, 0, 0]]), dim=1)
+    for adaptive, kept in ((True, 8), (False, 9)):
+        bank = MemoryBank(2, WIDTH, slots=16, adaptive=adaptive)
+        for step in range(8):
+            embedding = F.normalize(inlier + 0.02 * torch.randn(1, WIDTH).abs(), dim=1)
+            entry = Entries(embedding, torch.tensor([1]), torch.tensor([0.9]), torch.tensor([step]))
+            bank.adaptive = False  # the gate would refuse some of these
+            bank.update(entry, step)
+        bank.adaptive = adaptive
+        bank.update(Entries(-inlier, torch.tensor([1]), torch.tensor([0.9]), torch.tensor([9])), 9)
+        assert bank.view().filled_CM[1].sum() == kept
+
+
+def test_more_entries_than_slots_in_one_batch():
+    bank = MemoryBank(2, WIDTH, slots=2, adaptive=False)
+    bank.update(entries((1, 0.1), (1, 0.2), (1, 0.3)), step=0)
+    assert bank.view().filled_CM[1].all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 3), st.sampled_from([i / 16 for i in range(1, 17)])), max_size=6), max_size=8
+    ),
+    st.booleans(),
+    st.integers(1, 4),
+)
+def test_against_a_naive_bank(batches, adaptive, slots):
+    """Places, replacement and prototypes against plain Python loops; the gate is left out by one embedding for all."""
+    bank = MemoryBank(4, WIDTH, slots=slots, adaptive=adaptive, half_life=1)
+    direction = F.normalize(torch.ones(1, WIDTH), dim=1)
+    naive: dict[int, list[tuple[float, int]]] = {c: [] for c in range(4)}  # (quality, step), in slot order
+    for step, rows in enumerate(batches):
+        batch = entries(*rows)
+        bank.update(batch._replace(embedding_RE=direction.expand(len(rows), -1)), step)
+        values = {
+            c: [(max(q, 1e-3) * 0.5 ** (step - t) if adaptive else t) for q, t in kept] for c, kept in naive.items()
+        }
+        for c in range(4):
+            new = [(q, step) for own, q in rows if own == c][:slots]
+            free = slots - len(naive[c])
+            order = sorted(range(len(naive[c])), key=lambda i: (values[c][i], i))
+            for number, entry in enumerate(new):
+                if number < free:
+                    naive[c].append(entry)
+                else:
+                    naive[c][order[number - free]] = entry
+    for c in range(4):
+        filled = bank.view().filled_CM[c]
+        found = sorted(zip(bank.quality[c][filled].tolist(), bank.stored_at[c][filled].tolist(), strict=True))
+        assert [t for _, t in found] == [t for _, t in sorted(naive[c])]
+        assert [q for q, _ in found] == pytest.approx([q for q, _ in sorted(naive[c])])
+        if naive[c]:
+            torch.testing.assert_close(bank.prototype[c], direction[0])
+
+
+def test_the_prototype_is_the_mean_by_value():
+    bank = MemoryBank(2, WIDTH, slots=4)
+    embedding = torch.eye(WIDTH)[:2]
+    bank.update(Entries(embedding, torch.tensor([1, 1]), torch.tensor([0.9, 0.3]), torch.tensor([0, 1])), 0)
+    torch.testing.assert_close(bank.prototype[1], F.normalize(torch.tensor([0.9, 0.3, 0, 0]), dim=0))
+
+
+def test_everything_is_in_the_state_and_comes_back():
+    bank, copy = MemoryBank(3, WIDTH, slots=3), MemoryBank(3, WIDTH, slots=3)
+    bank.update(entries((0, 0.5), (1, 0.7), (2, 0.9), seed=1), 4)
+    copy.load_state_dict(bank.state_dict())
+    for one in (bank, copy):
+        one.update(entries((0, 0.5), (1, 0.7), (1, 0.2), seed=2), 5)
+    assert all(torch.equal(a, b) for a, b in zip(bank.state_dict().values(), copy.state_dict().values(), strict=True))
+
+
+def test_statistics_of_an_empty_and_of_a_filled_bank():
+    bank = MemoryBank(3, WIDTH, slots=2, adaptive=False)
+    assert set(bank.statistics().values()) == {0.0} | {bank.statistics()["refused"]}
+    row = torch.eye(WIDTH)[:1]
+    for step in range(3):
+        bank.update(Entries(row, torch.tensor([1]), torch.tensor([0.5]), torch.tensor([7])), step)
+    figures = bank.statistics()
+    assert figures["fill"] == 1
+    assert figures["quality"] == 0.5
+    assert figures["within"] == 1
+    assert figures["replaced"] == pytest.approx(1 / 3, abs=1e-3)
+    assert figures["refused"] == 0

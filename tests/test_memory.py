@@ -1,0 +1,121 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stcl_cli.memory import (
+    fuse,
+    memory_maps,
+    nearest_own_class,
+    region_embeddings,
+    region_masks,
+    region_quality,
+)
+
+B, C, H, W, E = 2, 5, 4, 6, 8
+
+
+def prototypes(missing: tuple[int, ...] = ()) -> torch.Tensor:
+    torch.manual_seed(0)
+    rows = F.normalize(torch.randn(C, E), dim=1)
+    rows[list(missing)] = 0
+    return rows
+
+
+def cosines(prototype: torch.Tensor) -> torch.Tensor:
+    torch.manual_seed(1)
+    return torch.einsum("bhwe,ce->bchw", F.normalize(torch.randn(B, H, W, E), dim=-1), prototype)
+
+
+SLOTS = torch.tensor([[0, 2], [3, -1]])
+
+
+def test_maps_are_probabilities_that_leave_room_for_background():
+    prototype = prototypes()
+    maps, known = memory_maps(cosines(prototype), prototype, SLOTS)
+    assert known.tolist() == [[True, True], [True, False]]
+    assert maps.shape == (B, 2, H, W)
+    assert (maps >= 0).all()
+    assert (maps.sum(1) < 1).all()
+    assert (maps[1, 1] == 0).all()
+
+
+def test_a_patch_on_a_prototype_is_that_class_and_one_on_background_is_none():
+    prototype = torch.eye(C, E)
+    on = torch.einsum("we,ce->cw", prototype[[0, 1, 3]], prototype)[None, :, None]  # patches on classes 0, 1 and 3
+    maps, _ = memory_maps(on, prototype, torch.tensor([[0, 2]]))
+    assert maps[0, :, 0].argmax(0).tolist()[1:] == [0, 1]
+    assert (maps[0, :, 0].amax(0) > 0.7).tolist() == [False, True, True]
+
+
+def test_classes_without_a_prototype_and_a_memory_without_background_give_no_map():
+    maps, known = memory_maps(cosines(prototypes((1,))), prototypes((1,)), SLOTS)
+    assert known.tolist() == [[False, True], [True, False]]
+    assert (maps[0, 0] == 0).all()
+    _, known = memory_maps(cosines(prototypes((0,))), prototypes((0,)), SLOTS)
+    assert not known.any()
+    maps, known = memory_maps(torch.zeros(B, C, H, W), torch.zeros(C, E), SLOTS)
+    assert not known.any()
+    assert maps.isfinite().all()
+
+
+def test_the_order_of_labels_does_not_matter():
+    prototype = prototypes()
+    maps, _ = memory_maps(cosines(prototype), prototype, SLOTS)
+    turned, _ = memory_maps(cosines(prototype), prototype, SLOTS.flip(1))
+    torch.testing.assert_close(maps, turned.flip(1))
+
+
+def test_fuse_keeps_the_cam_of_what_the_memory_does_not_know():
+    cam, memory = torch.rand(B, 2, H, W), torch.rand(B, 2, H, W)
+    known = torch.tensor([[True, False], [False, True]])
+    fused = fuse(cam, memory, known, 0.75)
+    torch.testing.assert_close(fused[0, 0], 0.25 * cam[0, 0] + 0.75 * memory[0, 0])
+    assert torch.equal(fused[0, 1], cam[0, 1])
+    assert torch.equal(fuse(cam, memory, known, 0.0), cam)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 1000))
+def test_regions_are_apart_and_follow_their_definition(seed):
+    torch.manual_seed(seed)
+    maps = torch.rand(B, 2, H, W)
+    valid = torch.rand(B, H, W) < 0.8
+    masks, classes = region_masks(maps, SLOTS, valid, 0.3, 0.6)
+    assert classes.tolist() == [[0, 1, 3], [0, 4, -1]]
+    assert masks.sum(1).max() <= 1
+    for b in range(B):
+        for y in range(H):
+            for x in range(W):
+                values = maps[b, :, y, x]
+                own = masks[b, :, y * W + x]
+                best = int(values.argmax())
+                assert bool(own[0]) == bool(valid[b, y, x] and values.max() <= 0.3)
+                sure = valid[b, y, x] and values[best] >= 0.6 and SLOTS[b, best] >= 0
+                assert bool(own[1 + best]) == bool(sure)
+
+
+def test_embeddings_are_means_of_unit_length_and_an_empty_region_is_zero():
+    key = F.normalize(torch.randn(1, 6, E), dim=-1)
+    masks = torch.tensor([[[1.0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]]])
+    embedding = region_embeddings(key, masks)
+    torch.testing.assert_close(embedding[0, 0], F.normalize(key[0, :2].mean(0), dim=0))
+    assert (embedding[0, 1] == 0).all()
+
+
+def test_quality_is_the_mean_map_times_the_class_probability():
+    maps = torch.tensor([[[[0.9, 0.7, 0.1, 0.0]]]])
+    masks = torch.tensor([[[0.0, 0, 1, 1], [1, 1, 0, 0]]])
+    quality = region_quality(maps, masks, torch.tensor([[0.5]]))
+    assert quality[0].tolist() == pytest.approx([0.95, 0.4])
+
+
+def test_the_nearest_prototype_is_of_the_image_and_leads_by_the_difference():
+    cosine = torch.tensor([[[0.1, 0.8], [0.5, 0.2], [0.9, 0.9], [0.3, 0.1]]])  # 4 classes, 2 patches
+    classes = torch.tensor([[0, 1, 3, -1]])  # class 2, the most similar one, is not in the image
+    nearest, lead = nearest_own_class(cosine, classes, torch.ones(4, dtype=torch.bool))
+    assert nearest.tolist() == [[1, 0]]
+    assert lead[0].tolist() == pytest.approx([0.2, 0.6])
+    _, lead = nearest_own_class(cosine, classes, torch.tensor([False, True, True, False]))
+    assert lead.tolist() == [[0, 0]]
