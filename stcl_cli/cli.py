@@ -207,6 +207,10 @@ def _finish(result: Any, output: str | None) -> None:
 class _Main(click.Group):
     """Turns what a user can cure into one line on stderr and exit 1; anything else is a bug and keeps its traceback."""
 
+    def list_commands(self, context: click.Context) -> list[str]:
+        """In the order of the chain."""
+        return list(self.commands)
+
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
@@ -237,13 +241,18 @@ def main() -> None:
 
 @_command(config.CheckConfig, "check", name="check")
 def check(settings: config.CheckConfig, stage: Any) -> Any:
-    """Look at photos, labels and masks as the other commands will, and say what is there and what would be skipped."""
+    """Look at photos, labels and masks, and name what does not fit.
+
+    Looks as the other commands will, which skip such things; nothing is written.
+    """
     return stage.run(settings)
 
 
 @_command(config.RunConfig, "run", name="run", items=True)
 def run(settings: config.RunConfig, stage: Any, done: Any) -> Any:
-    """Run the whole chain: train, cam, refine, segtrain, predict. The same command again goes on where it stopped.
+    """Run the whole chain: train, cam, refine, segtrain, predict.
+
+    The same command again goes on where it stopped.
 
     \b
     The output folder holds
@@ -258,7 +267,7 @@ def run(settings: config.RunConfig, stage: Any, done: Any) -> Any:
 
 @_command(config.TrainConfig, "train", name="train")
 def train(settings: config.TrainConfig, stage: Any) -> Any:
-    """Train the STCL classification network on photos and image-level labels."""
+    """Train the STCL network on photos and image-level labels."""
     return stage.run(settings)
 
 
@@ -270,7 +279,7 @@ def cam(settings: config.CamConfig, stage: Any, done: Any) -> Any:
 
 @_command(config.RefineConfig, "refine", name="refine", items=True)
 def refine(settings: config.RefineConfig, stage: Any, done: Any) -> Any:
-    """Turn class activation maps into masks that follow the photo's edges."""
+    """Turn class activation maps into masks that follow the edges."""
     return stage.run(settings, done)
 
 
@@ -288,17 +297,20 @@ def predict(settings: config.PredictConfig, stage: Any, done: Any) -> Any:
 
 @_command(config.ExportConfig, "export", name="export", items=True)
 def export(settings: config.ExportConfig, stage: Any, done: Any) -> Any:
-    """Write masks in the format of another tool: COCO, YOLO, CVAT, PASCAL VOC, NumPy."""
+    """Write masks as COCO, YOLO, CVAT, PASCAL VOC or NumPy."""
     return stage.run(settings, done)
 
 
 @_command(config.EvalConfig, "evaluate", name="eval")
 def evaluate(settings: config.EvalConfig, stage: Any) -> Any:
-    """Measure masks against true masks: JSON on stdout, a table on stderr."""
+    """Measure masks or CAM files against true masks.
+
+    JSON on stdout, a table on stderr; see docs/figures.md for what the figures say.
+    """
     return stage.run(settings)
 
 
 @_command(config.DemoConfig, "demo", name="demo")
 def demo(settings: config.DemoConfig, stage: Any) -> Any:
-    """Draw a scene set, run the whole chain on it on the CPU, and leave pictures to look through."""
+    """Draw scenes, run the whole chain on them, leave pictures."""
     return stage.run(settings)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 15.0
@@ -33,6 +34,11 @@ def detail(message: str) -> None:
         say(message)
 
 
+def say_table(table: Table) -> None:
+    """A table on stderr, at most 80 columns wide; brackets in its cells are not markup."""
+    console.print(table, markup=False, soft_wrap=False, width=min(console.width, 80))
+
+
 def set_verbosity(level: int) -> None:
     """-1: warnings and errors only, 0, or 1: every skipped input and every item as well."""
     global _verbosity
@@ -44,6 +50,13 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.1f}/s" if task.speed else "", style="dim")
 
 
+class _Rest(ProgressColumn):
+    """What is left of the line: where it is narrow, this is cut and nothing else."""
+
+    def render(self, task) -> Text:
+        return Text(task.fields["text"], style="dim", no_wrap=True, overflow="ellipsis")
+
+
 class Meter:
     """Counts finished items: a bar on a terminal, else a line every quarter of a minute."""
 
@@ -53,14 +66,15 @@ class Meter:
         self.pause = 0.0 if _verbosity > 0 else SECONDS_BETWEEN_LINES
         self.started = self.printed = time.monotonic()
         self.bar: Progress | None = None
-        if console.is_terminal and not console.quiet:
+        if console.is_terminal and not console.is_dumb_terminal and not console.quiet:
+            fixed = {"table_column": Column(no_wrap=True)}
             self.bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                _Rate(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[text]}", style="dim"),
+                TextColumn("{task.description}", **fixed),
+                BarColumn(bar_width=24, **fixed),
+                MofNCompleteColumn(**fixed),
+                _Rate(**fixed),
+                TimeRemainingColumn(**fixed),
+                _Rest(),
                 console=console,
             )
             self.task = self.bar.add_task(title, total=total, completed=done, text="")

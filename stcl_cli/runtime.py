@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,9 @@ import torch
 
 from stcl_cli.errors import StclError
 from stcl_cli.launch import launch
+
+# More reading processes than cores are what --workers asked for; PyTorch would say so in four lines for each loader.
+warnings.filterwarnings("ignore", message="This DataLoader will create")
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,12 @@ def test_help_names_every_option(stcl, command):
     assert main.commands[command].help
 
 
+def test_help_lists_the_commands_in_the_order_of_the_chain_and_cuts_none_short():
+    listed = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["--help"]).output.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed] == list(main.commands)
+    assert all(line.endswith(".") and not line.endswith("..") for line in listed), listed
+
+
 def test_defaults_are_those_of_the_config(stcl):
     assert stcl(*TRAIN).exit_code == 0
     assert stcl.config == config.TrainConfig(images="photos", labels="labels.csv", output="run")

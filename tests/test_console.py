@@ -1,4 +1,9 @@
+import io
+import re
+
 import pytest
+from rich.console import Console
+from rich.table import Column, Table
 
 from stcl_cli import console
 
@@ -26,6 +31,38 @@ def test_without_a_terminal_a_line_now_and_then(capsys, clock):
     assert lines[0] == "train 55/100  1.0/s  45 s left  loss 1.0"  # what a resumed run skipped is not speed
     assert lines[-1] == "train 100/100  1.0/s  done  loss 1.0"
     assert len(lines) == 4
+
+
+def test_a_bar_on_80_columns_shows_its_figures_whole(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=screen, force_terminal=True, width=80))
+    with console.meter("segtrain", 20_000) as gauge:
+        gauge.advance(12_345, text="loss 1.651 cls 0.703 cls_aux 0.696 patch 0.495 class 0.000 grad_norm 6.413")
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue()).replace("\r", "\n").split("\n")
+    last = [line for line in lines if "loss" in line][-1]
+    assert len(last) <= 80
+    assert re.search(r"segtrain ━.* 12345/20000 .*-:--:-- loss 1.*…", last)
+
+
+def test_a_dumb_terminal_gets_lines(monkeypatch):
+    screen = io.StringIO()
+    dumb = Console(file=screen, force_terminal=True, width=80, _environ={"TERM": "dumb"})
+    monkeypatch.setattr(console, "console", dumb)
+    with console.meter("cam", 1) as gauge:
+        gauge.advance()
+    assert screen.getvalue().startswith("cam 1/1")
+
+
+def test_tables_fit_80_columns_and_hold_any_name(capsys):
+    table = Table(Column("class", overflow="fold"), Column("IoU", no_wrap=True))
+    table.add_row("[red]" + "Wort" * 30 + "[/]", "0.5")
+    console.say_table(table)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert max(map(len, err.splitlines())) <= 80
+    assert (
+        "".join(line.split("│")[1].strip() for line in err.splitlines() if "│" in line) == "[red]" + "Wort" * 30 + "[/]"
+    )
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from stcl_cli.formats.masks import read_mask
 
 SHELL = f'set -eo pipefail; stcl() {{ "{sys.executable}" -m stcl_cli "$@"; }}; '
 
@@ -22,8 +25,8 @@ def shell(trained, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
     def run(command: str, **settings) -> subprocess.Popen:
-        settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
-        return subprocess.Popen(["bash", "-c", SHELL + command], cwd=tmp_path, env=environment, **settings)
+        settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment} | settings
+        return subprocess.Popen(["bash", "-c", SHELL + command], cwd=tmp_path, **settings)
 
     return run
 
@@ -82,6 +85,24 @@ def test_a_bar_on_the_terminal_and_items_in_the_pipe(shell):
     assert b"a.safetensors" not in shown
 
 
+@pytest.mark.parametrize("terminal", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_no_colour_and_simple_terminals_are_obeyed(shell, monkeypatch, terminal):
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"TERM": "xterm"} | terminal).items():
+        monkeypatch.setenv(name, value)
+    ours, theirs = pty.openpty()
+    process = shell("stcl eval TRUTH --truth TRUTH", stderr=theirs, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    os.close(theirs)
+    process.communicate(timeout=600)
+    shown = b""
+    while chunk := _read(ours):
+        shown += chunk
+    assert b"background" in shown
+    assert bool(re.search(rb"\x1b\[[0-9;]*3[0-9]m", shown)) is not bool(terminal)  # a colour
+    assert (b"\x1b" in shown) is ("TERM" not in terminal)
+
+
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 65536)
@@ -110,6 +131,17 @@ def test_ctrl_c_leaves_whole_files_and_says_how_to_go_on(shell, tmp_path):
     assert (code, err) == (0, "")
     assert 0 < out.count("\n") < 200  # what was done is not done again
     assert len(list(Path(tmp_path, "CA MS").glob("*.safetensors"))) == 200
+
+    process = shell(
+        f"exec '{sys.executable}' -m stcl_cli -q refine 'CA MS' --images many -o MASKS --method none --workers 2",
+        preexec_fn=lambda: (os.setsid(), signal.signal(signal.SIGINT, signal.SIG_DFL)),
+    )
+    assert process.stdout.readline() == b"MASKS/000.png\n"
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers are told, too
+    code, _, err = finished(process)
+    assert (code, err) == (130, "stcl: stopped; its files are whole, go on with: stcl refine --config MASKS --resume\n")
+    assert all(read_mask(path).shape == (40, 56) for path in Path(tmp_path, "MASKS").glob("*.png"))
+    assert not list(Path(tmp_path, "MASKS").glob(".*"))
 
 
 def test_one_command_for_all_of_it(shell, tmp_path):

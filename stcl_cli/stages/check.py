@@ -12,7 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from stcl_cli.config import CheckConfig
-from stcl_cli.console import console, meter, say, warn
+from stcl_cli.console import meter, say, say_table, warn
 from stcl_cli.data.inventory import Inventory, take_inventory
 from stcl_cli.data.outputs import match_outputs
 from stcl_cli.data.photo_masks import MaskSizeError, MaskTally, count_values, read_full_mask
@@ -157,7 +157,7 @@ def _print_classes(labelled: dict[str, int] | None, masks: dict[str, Any] | None
             held = masks.get(name, {"masks": 0, "share": 0})
             cells += [f"{held['masks']:,}", f"{held['share']:.2%}"]
         table.add_row(shown(name), *cells)
-    console.print(table, markup=False, soft_wrap=False, width=min(console.width, 80))
+    say_table(table)
 
 
 def _count(items: Sequence[Any], what: str) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 
 from stcl_cli.cam_sweep import CamSweep
 from stcl_cli.config import EvalConfig
-from stcl_cli.console import console, meter, say, warn
+from stcl_cli.console import meter, say, say_table, warn
 from stcl_cli.data.outputs import match_outputs
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.errors import PhotoError, StclError
@@ -123,13 +123,13 @@ def _size(mask_HW: np.ndarray) -> str:
 
 
 def _print_table(summary: dict[str, Any]) -> None:
-    table = Table("class", "IoU")
+    table = Table(Column("class", overflow="fold"), Column("IoU", justify="right", no_wrap=True))
     for name, iou in summary["per_class"].items():
         if iou is not None:  # classes that are not in the truth have none
-            table.add_row(name, f"{iou:.3f}")
+            table.add_row(shown(name), f"{iou:.3f}")
     table.add_section()
     table.add_row("mean", f"{summary['miou']:.3f}")
-    console.print(table)
+    say_table(table)
     if "best_background" in summary:
         say(f"CAMs at their best background score, {summary['best_background']:.2f}, found on these very masks")
     elif summary["ignored_predictions"]:
