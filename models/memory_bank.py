@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+TRUSTED = 0.4  # mean quality from which a class's memory counts in full
 MOMENTUM = 0.95  # of the running moments of cosines to the prototypes
 
 
@@ -33,6 +34,7 @@ class BankView(NamedTuple):
     quality_CM: Tensor
     filled_CM: Tensor  # bool
     prototype_CE: Tensor  # unit length; zero for a class without one
+    trust_C: Tensor  # 0..1, how far guidance may follow a prototype; zero for a class without one
 
 
 class MemoryBank(nn.Module):
@@ -54,13 +56,14 @@ class MemoryBank(nn.Module):
         self.register_buffer("stored_at", torch.full((classes, slots), -1))  # training step; -1: empty
         self.register_buffer("photo", torch.full((classes, slots), -1))
         self.register_buffer("prototype", torch.zeros(classes, width))
+        self.register_buffer("trust", torch.zeros(classes))
         self.register_buffer("cosine_mean", torch.zeros(classes))  # of entries to their class's prototype
         self.register_buffer("cosine_square", torch.zeros(classes))
         self.register_buffer("offered", torch.zeros(classes, dtype=torch.long))
         self.register_buffer("stored", torch.zeros(classes, dtype=torch.long))
 
     def view(self) -> BankView:
-        return BankView(self.embedding, self.quality, self.stored_at >= 0, self.prototype)
+        return BankView(self.embedding, self.quality, self.stored_at >= 0, self.prototype, self.trust)
 
     @torch.no_grad()
     def update(self, entries: Entries, step: int) -> None:
@@ -101,11 +104,13 @@ class MemoryBank(nn.Module):
         return order_RM.gather(1, rank_R.clamp_max(slots - 1)[:, None])[:, 0], rank_R < slots
 
     def _learn_prototypes(self, class_R: Tensor, step: int) -> None:
-        """Prototypes of the classes that got an entry: the mean of their slots, by value."""
+        """Of the classes that got an entry: the mean of their slots, by value, and how good those are."""
         filled_RM = self.stored_at[class_R] >= 0
-        weight_RM = self._value(step)[class_R] if self.adaptive else torch.ones_like(self.quality[class_R])
-        mean_RE = torch.einsum("rm,rme->re", weight_RM * filled_RM, self.embedding[class_R])
+        weight_RM = filled_RM * (self._value(step)[class_R] if self.adaptive else 1.0)
+        mean_RE = torch.einsum("rm,rme->re", weight_RM, self.embedding[class_R])
         self.prototype[class_R] = F.normalize(mean_RE, dim=1)
+        quality_R = (weight_RM * self.quality[class_R]).sum(1) / weight_RM.sum(1)
+        self.trust[class_R] = (quality_R / TRUSTED).clamp_max(1)
 
     def _value(self, step: int) -> Tensor:
         return self.quality.clamp_min(1e-3) * 0.5 ** ((step - self.stored_at) / self.half_life)

@@ -58,10 +58,6 @@ class Stcl(nn.Module):
         """Class scores (B,C) of the last and of the auxiliary block."""
         return self._pooled(self.classifier, tokens.patch_BND), self._pooled(self.classifier_aux, tokens.aux_BND)
 
-    def prototypes(self) -> Tensor | None:
-        """The memory's (C + 1, D), background first; None without a memory."""
-        return None if self.memory is None else self.memory.prototype
-
     def _pooled(self, classifier: nn.Linear, tokens_BND: Tensor) -> Tensor:
         if not self.top_share:
             return classifier(tokens_BND.amax(1))

@@ -15,6 +15,7 @@ from stcl_cli.formats.cams import Affinity
 from stcl_cli.memory import fuse, memory_maps
 from stcl_cli.refine.walk import compact_affinity, token_similarity
 from stcl_cli.runtime import Runtime
+from stcl_models.memory_bank import MemoryBank
 from stcl_models.stcl import Stcl, rescale, resize
 
 STRIP = 2**22  # pixels that are resized at a time
@@ -44,7 +45,7 @@ def photo_cams(model: Stcl, runtime: Runtime, photo_HW3: np.ndarray, scales: tup
 
 
 @torch.inference_mode()
-def label_maps(cams: PhotoCams, labels: Sequence[int], prototype_CE: Tensor | None, memory: float) -> Tensor:
+def label_maps(cams: PhotoCams, labels: Sequence[int], bank: MemoryBank | None, memory: float) -> Tensor:
     """Maps (K,h,w) in 0..1 of the classes `labels`: the mean of both classifiers' CAMs, guided by the memory.
 
     The mean of the last and of the auxiliary CAM is ours: neither is the better one on every data set.
@@ -52,10 +53,10 @@ def label_maps(cams: PhotoCams, labels: Sequence[int], prototype_CE: Tensor | No
     index = list(labels)
     both = normalise_cams(cams.cam_Chw[index]) + normalise_cams(cams.cam_aux_Chw[index])
     maps = normalise_cams(both)
-    if memory and index and cams.cosine_Chw is not None:
+    if memory and index and bank is not None:
         slots = torch.tensor([index], device=maps.device)
-        remembered, known = memory_maps(cams.cosine_Chw[None], prototype_CE, slots)
-        maps = fuse(maps[None], remembered, known, memory)[0]
+        remembered, trust = memory_maps(cams.cosine_Chw[None], bank.view(), slots)
+        maps = fuse(maps[None], remembered, trust, memory)[0]
     return maps
 
 

@@ -7,22 +7,28 @@ Shapes: B images, K label slots, C classes with background, N = h * w patch toke
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from stcl_models.memory_bank import BankView
 
 SHARPNESS = 4.0  # of memory maps, relative to how far classes are from background
 BACKGROUND_MARGIN = 0.2  # added to background's cosine, relative to the same distance
 LEAST_PATCHES = 3  # a smaller region is not stored
 
 
-def memory_maps(cosine_BChw: Tensor, prototype_CE: Tensor, slots_BK: Tensor) -> tuple[Tensor, Tensor]:
+def memory_maps(cosine_BChw: Tensor, bank: BankView, slots_BK: Tensor) -> tuple[Tensor, Tensor]:
     """Cosines of patches to the class prototypes -> probability maps (B,K,h,w) of each image's own labels.
 
     A softmax over background and the image's labels of SHARPNESS / D * cosine, with D the mean of 1 - cosine between
     a class's prototype and background's: so one setting fits backbones whose tokens lie close together or far apart.
-    Also returns which slots have a map (B,K): those whose class, like background, has a prototype; others are zero.
+    Also returns how far each map is to be trusted (B,K): 0 where the class, or background, has no prototype.
     """
+    prototype_CE = bank.prototype_CE
     classes_BK = slots_BK + 1  # 0 for an empty slot
     known_C = prototype_CE.any(1)
     known_BK = known_C[classes_BK] & (slots_BK >= 0) & known_C[0]
@@ -34,13 +40,12 @@ def memory_maps(cosine_BChw: Tensor, prototype_CE: Tensor, slots_BK: Tensor) -> 
     own = cosine_BChw.gather(1, index).masked_fill(~known_BK[:, :, None, None], -torch.inf)
     background = cosine_BChw[:, :1] + BACKGROUND_MARGIN * apart
     probability = (torch.cat([background, own], 1) * (SHARPNESS / apart)).softmax(1)[:, 1:]
-    return probability, known_BK
+    return probability, known_BK * bank.trust_C[classes_BK]
 
 
-def fuse(cam_BKhw: Tensor, memory_BKhw: Tensor, known_BK: Tensor, weight: float) -> Tensor:
-    """(1 - weight) * CAM + weight * memory map; a class that the memory does not know keeps its CAM."""
-    share = weight * known_BK[:, :, None, None]
-    return torch.lerp(cam_BKhw, memory_BKhw, share)
+def fuse(cam_BKhw: Tensor, memory_BKhw: Tensor, trust_BK: Tensor, weight: float) -> Tensor:
+    """(1 - w) * CAM + w * memory map, w = weight * trust: a class that the memory does not know keeps its CAM."""
+    return torch.lerp(cam_BKhw, memory_BKhw, weight * trust_BK[:, :, None, None])
 
 
 def region_masks(

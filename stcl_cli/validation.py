@@ -43,7 +43,7 @@ def cam_validation(
             truth = _truth(config, photo, pixels, classes)
             shown = list(labels[photo.name])
             cams = photo_cams(model, runtime, pixels, config.cam_scales)
-            maps = label_maps(cams, shown, model.prototypes(), config.guidance)
+            maps = label_maps(cams, shown, model.memory, config.guidance)
             maps = resize(maps[None], pixels.shape[:2])[0].cpu().numpy()
             sweep.add(truth, maps, shown)
         sweep.counts = sum_over_ranks(torch.from_numpy(sweep.counts)).numpy()

@@ -27,6 +27,7 @@ def a_model_with_a_memory() -> Stcl:
     model = Stcl(Backbone("stcl_tiny"), 3, memory={"slots": 2}).eval()
     torch.manual_seed(0)
     model.memory.prototype.copy_(F.normalize(torch.randn_like(model.memory.prototype), dim=1))
+    model.memory.trust.fill_(1)
     return model
 
 
@@ -45,12 +46,12 @@ def test_cams_of_a_photo_of_any_size():
 def test_maps_of_labels_with_the_memory_without_it_and_with_half_of_each():
     model = a_model_with_a_memory()
     cams = photo_cams(model, CPU, PHOTO, (1.0,))
-    plain, whole, half = (label_maps(cams, (0, 2), model.prototypes(), memory) for memory in (0.0, 1.0, 0.5))
+    plain, whole, half = (label_maps(cams, (0, 2), model.memory, memory) for memory in (0.0, 1.0, 0.5))
     both = normalise_cams(cams.cam_Chw[[0, 2]]) + normalise_cams(cams.cam_aux_Chw[[0, 2]])
     assert torch.equal(plain, normalise_cams(both))
-    assert torch.equal(whole, memory_maps(cams.cosine_Chw[None], model.prototypes(), torch.tensor([[0, 2]]))[0][0])
+    assert torch.equal(whole, memory_maps(cams.cosine_Chw[None], model.memory.view(), torch.tensor([[0, 2]]))[0][0])
     assert torch.allclose(half, (plain + whole) / 2)
-    assert label_maps(cams, (), model.prototypes(), 0.5).shape == (0, 12, 16)
+    assert label_maps(cams, (), model.memory, 0.5).shape == (0, 12, 16)
     bare = Stcl(Backbone("stcl_tiny"), 3).eval()
     cams = photo_cams(bare, CPU, PHOTO, (1.0,))
     assert cams.cosine_Chw is None

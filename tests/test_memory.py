@@ -12,6 +12,7 @@ from stcl_cli.memory import (
     region_masks,
     region_quality,
 )
+from stcl_models.memory_bank import BankView
 
 B, C, H, W, E = 2, 5, 4, 6, 8
 
@@ -28,13 +29,18 @@ def cosines(prototype: torch.Tensor) -> torch.Tensor:
     return torch.einsum("bhwe,ce->bchw", F.normalize(torch.randn(B, H, W, E), dim=-1), prototype)
 
 
+def a_bank(prototype: torch.Tensor) -> BankView:
+    trust = prototype.any(1) * torch.linspace(0.5, 1, len(prototype))
+    return BankView(torch.zeros(C, 1, E), torch.zeros(C, 1), torch.zeros(C, 1, dtype=torch.bool), prototype, trust)
+
+
 SLOTS = torch.tensor([[0, 2], [3, -1]])
 
 
 def test_maps_are_probabilities_that_leave_room_for_background():
     prototype = prototypes()
-    maps, known = memory_maps(cosines(prototype), prototype, SLOTS)
-    assert known.tolist() == [[True, True], [True, False]]
+    maps, trust = memory_maps(cosines(prototype), a_bank(prototype), SLOTS)
+    assert trust.tolist() == [[0.625, 0.875], [1.0, 0.0]]
     assert maps.shape == (B, 2, H, W)
     assert (maps >= 0).all()
     assert (maps.sum(1) < 1).all()
@@ -44,36 +50,37 @@ def test_maps_are_probabilities_that_leave_room_for_background():
 def test_a_patch_on_a_prototype_is_that_class_and_one_on_background_is_none():
     prototype = torch.eye(C, E)
     on = torch.einsum("we,ce->cw", prototype[[0, 1, 3]], prototype)[None, :, None]  # patches on classes 0, 1 and 3
-    maps, _ = memory_maps(on, prototype, torch.tensor([[0, 2]]))
+    maps, _ = memory_maps(on, a_bank(prototype), torch.tensor([[0, 2]]))
     assert maps[0, :, 0].argmax(0).tolist()[1:] == [0, 1]
     assert (maps[0, :, 0].amax(0) > 0.7).tolist() == [False, True, True]
 
 
 def test_classes_without_a_prototype_and_a_memory_without_background_give_no_map():
-    maps, known = memory_maps(cosines(prototypes((1,))), prototypes((1,)), SLOTS)
-    assert known.tolist() == [[False, True], [True, False]]
+    maps, trust = memory_maps(cosines(prototypes((1,))), a_bank(prototypes((1,))), SLOTS)
+    assert (trust > 0).tolist() == [[False, True], [True, False]]
     assert (maps[0, 0] == 0).all()
-    _, known = memory_maps(cosines(prototypes((0,))), prototypes((0,)), SLOTS)
-    assert not known.any()
-    maps, known = memory_maps(torch.zeros(B, C, H, W), torch.zeros(C, E), SLOTS)
-    assert not known.any()
+    _, trust = memory_maps(cosines(prototypes((0,))), a_bank(prototypes((0,))), SLOTS)
+    assert not trust.any()
+    maps, trust = memory_maps(torch.zeros(B, C, H, W), a_bank(torch.zeros(C, E)), SLOTS)
+    assert not trust.any()
     assert maps.isfinite().all()
 
 
 def test_the_order_of_labels_does_not_matter():
     prototype = prototypes()
-    maps, _ = memory_maps(cosines(prototype), prototype, SLOTS)
-    turned, _ = memory_maps(cosines(prototype), prototype, SLOTS.flip(1))
+    maps, _ = memory_maps(cosines(prototype), a_bank(prototype), SLOTS)
+    turned, _ = memory_maps(cosines(prototype), a_bank(prototype), SLOTS.flip(1))
     torch.testing.assert_close(maps, turned.flip(1))
 
 
 def test_fuse_keeps_the_cam_of_what_the_memory_does_not_know():
     cam, memory = torch.rand(B, 2, H, W), torch.rand(B, 2, H, W)
-    known = torch.tensor([[True, False], [False, True]])
-    fused = fuse(cam, memory, known, 0.75)
+    trust = torch.tensor([[1.0, 0.0], [0.5, 1.0]])
+    fused = fuse(cam, memory, trust, 0.75)
     torch.testing.assert_close(fused[0, 0], 0.25 * cam[0, 0] + 0.75 * memory[0, 0])
     assert torch.equal(fused[0, 1], cam[0, 1])
-    assert torch.equal(fuse(cam, memory, known, 0.0), cam)
+    torch.testing.assert_close(fused[1, 0], 0.625 * cam[1, 0] + 0.375 * memory[1, 0])
+    assert torch.equal(fuse(cam, memory, trust, 0.0), cam)
 
 
 @settings(max_examples=50, deadline=None)

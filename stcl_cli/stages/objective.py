@@ -93,9 +93,9 @@ class Objective:
         valid = shrink(valid_BHW, size)[:, None]
         maps = [normalise_cams(gather_slots(cam, slots_BK) * valid) for cam in (cams.cam_BChw, cams.cam_aux_BChw)]
         if guidance:
-            memory_BKhw, known_BK = memory_maps(cams.cosine_BChw, self.model.memory.prototype, slots_BK)
+            memory_BKhw, trust_BK = memory_maps(cams.cosine_BChw, self.model.memory.view(), slots_BK)
             memory_BKhw = normalise_cams(memory_BKhw * valid)
-            maps = [normalise_cams(fuse(cam, memory_BKhw, known_BK, guidance)) for cam in maps]
+            maps = [normalise_cams(fuse(cam, memory_BKhw, trust_BK, guidance)) for cam in maps]
         return Maps(*maps)
 
     def _contrast(

@@ -25,7 +25,6 @@ from stcl_models.backbone import Tokens
 from stcl_models.memory_bank import Entries, MemoryBank
 from stcl_models.stcl import CamPass, resize
 
-SURE = 0.7  # class probability from which a photo's region may be remembered
 PATCHES = 16  # uncertain patches of a photo that become anchors, the clearest of them
 
 
@@ -43,7 +42,6 @@ class Remember:
 
     def __init__(self, bank: MemoryBank, config: TrainConfig) -> None:
         self.bank, self.config = bank, config
-        self.adaptive = config.memory_update == "adaptive"
 
     def regions(self, maps_BKhw: Tensor, slots_BK: Tensor, valid_BHW: Tensor, grid: tuple[int, int]) -> Regions:
         maps = maps_BKhw if maps_BKhw.shape[-2:] == grid else resize(maps_BKhw, grid)
@@ -99,8 +97,6 @@ class Remember:
         probability_BK = _probabilities(cams.logits_BC, slots_BK)
         quality_BR = region_quality(regions.maps_BKhw, regions.masks_BRN, probability_BK)
         real_BR = (regions.masks_BRN.sum(2) >= LEAST_PATCHES) & (regions.classes_BR >= 0)
-        if self.adaptive:
-            real_BR[:, 1:] &= probability_BK >= SURE
         entries = (embedding_BRE, regions.classes_BR, quality_BR, index_B[:, None].expand_as(quality_BR))
         entries = Entries(*(all_gather_rows(entry.flatten(0, 1)[real_BR.flatten()]) for entry in entries))
         self.bank.update(entries, round(progress * self.config.iterations))

@@ -17,7 +17,8 @@ def a_bank(seed: int = 0, classes: int = CLASSES) -> BankView:
     quality = torch.rand(classes, SLOTS, generator=generator)
     filled = torch.rand(classes, SLOTS, generator=generator) < 0.7
     filled[0, 0] = True
-    return BankView(embedding, quality, filled, F.normalize((embedding * filled[..., None]).sum(1), dim=1))
+    prototype = F.normalize((embedding * filled[..., None]).sum(1), dim=1)
+    return BankView(embedding, quality, filled, prototype, torch.ones(classes))
 
 
 def anchors(count: int = 7, seed: int = 1, classes: int = CLASSES):

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stcl_models.memory_bank import Entries, MemoryBank
+from stcl_models.memory_bank import TRUSTED, Entries, MemoryBank
 
 WIDTH = 4
 QUALITIES = [i / 16 for i in range(1, 17)]  # exact in float32
@@ -121,6 +121,13 @@ def test_the_prototype_is_the_mean_by_value():
     embedding = torch.eye(WIDTH)[:2]
     bank.update(Entries(embedding, torch.tensor([1, 1]), torch.tensor([0.9, 0.3]), torch.tensor([0, 1])), 0)
     torch.testing.assert_close(bank.prototype[1], F.normalize(torch.tensor([0.9, 0.3, 0, 0]), dim=0))
+    assert bank.trust.tolist() == [0, 1]
+
+
+def test_a_memory_of_poor_entries_is_trusted_less():
+    bank = MemoryBank(2, WIDTH, slots=4)
+    bank.update(entries((1, TRUSTED / 2)), 0)
+    assert bank.trust[1].item() == pytest.approx(0.5)
 
 
 def test_everything_is_in_the_state_and_comes_back():
