@@ -1,0 +1,99 @@
+"""What each part of STCL brings: trains every row of a table with several seeds, one JSON line a run on stdout.
+
+    python examples/benchmarks/ablation.py DATA --backbone deit_tiny_patch16_224 --weights FILE -o OUT --seeds 0 1 2
+
+DATA has PASCAL VOC's layout: JPEGImages/, labels.csv, classes.txt, ImageSets/Segmentation/train.txt (and val.txt), and
+SegmentationClass/, which only measures. The background score is the one that is best for the CAMs on train; the figures
+on val, and those of the refined masks, are at that score. What is in OUT already is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from stcl_cli.config import CamConfig, EvalConfig, RefineConfig, TrainConfig
+from stcl_cli.stages import cam, evaluate, refine, train
+
+SPATIAL = {"memory_slots": 0}
+FIXED = {"memory_update": "fifo", "memory_loss": "fixed", "guidance": 0.0}
+ROWS: dict[str, dict[str, Any]] = {
+    "classifier": {**SPATIAL, "w_patch": 0.0, "w_class": 0.0, "w_seg": 0.0},
+    "+ patch contrast": {**SPATIAL, "w_class": 0.0, "w_seg": 0.0},
+    "+ class contrast": {**SPATIAL, "w_seg": 0.0},
+    "+ segmentation branch": SPATIAL,
+    "+ bank, fifo and fixed weights": FIXED,
+    "+ adaptive update": {"memory_loss": "fixed", "guidance": 0.0},
+    "+ adaptive loss": {"guidance": 0.0},
+    "+ guidance": {},
+    "guidance without class contrast": {"w_class": 0.0},
+    "guidance without memory loss": {"w_memory": 0.0},
+    "guidance without segmentation branch": {"w_seg": 0.0},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--backbone", default="deit_tiny_patch16_224")
+    parser.add_argument("--weights", default=None)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--iterations", type=int, default=600)
+    parser.add_argument("--crop-size", type=int, default=224)
+    parser.add_argument("--lr", type=float, default=1.2e-4)
+    parser.add_argument("--amp", default="auto")
+    options = parser.parse_args()
+    for seed in options.seeds:
+        for row in options.rows:
+            folder = options.output / f"{row.strip('+ ').replace(' ', '-')}-{seed}"
+            result = measure(options, ROWS[row], seed, folder)
+            line = {"data": options.data.name, "row": row, "seed": seed, "iterations": options.iterations, **result}
+            print(json.dumps(line), flush=True)
+
+
+def measure(options: argparse.Namespace, switches: dict[str, Any], seed: int, folder: Path) -> dict[str, Any]:
+    """mIoU in percent of CAMs and of refined masks, on every list that the data has."""
+    photos, labels = str(options.data / "JPEGImages"), str(options.data / "labels.csv")
+    lists = {path.stem: str(path) for path in (options.data / "ImageSets" / "Segmentation").glob("*.txt")}
+    common = {"resume": True, "amp": options.amp}
+    started = time.perf_counter()
+    train.run(
+        TrainConfig(
+            images=photos,
+            labels=labels,
+            list=lists["train"],
+            output=str(folder / "run"),
+            backbone=options.backbone,
+            weights=options.weights,
+            iterations=options.iterations,
+            crop_size=options.crop_size,
+            lr=options.lr,
+            seed=seed,
+            **switches,
+            **common,
+        )
+    )
+    seconds = round(time.perf_counter() - started)
+    cams, truth = str(folder / "cams"), str(options.data / "SegmentationClass")
+    cam.run(CamConfig(images=photos, labels=labels, model=str(folder / "run"), output=cams, **common))
+    best = evaluate.run(EvalConfig(predictions=cams, truth=truth, list=lists["train"])).summary
+    background = best["best_background"]
+    result = {"train_seconds": seconds, "background": background}
+    for what, method in (("cams", "none"), ("masks", RefineConfig.method)):
+        masks = str(folder / what.replace("cams", "thresholded"))
+        refine.run(
+            RefineConfig(cams=cams, images=photos, output=masks, method=method, background=(background,), resume=True)
+        )
+        for name, path in sorted(lists.items()):
+            miou = evaluate.run(EvalConfig(predictions=masks, truth=truth, list=path)).summary["miou"]
+            result[f"{what}_{name}"] = round(100 * miou, 2)
+    return result
+
+
+if __name__ == "__main__":
+    main()
