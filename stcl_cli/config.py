@@ -78,6 +78,17 @@ class Folder:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sharing(Folder):
+    """What every command shares whose work several processes can divide."""
+
+    shard: str | None = option(
+        None,
+        "Do part K of N only, as in 3/8; the parts share the output folder. [default: RANK and WORLD_SIZE, else all]",
+        metavar="K/N",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Compute:
     """What every command that runs a network shares."""
 
@@ -221,7 +232,7 @@ class TrainConfig(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CamConfig(Compute, Folder):
+class CamConfig(Compute, Sharing):
     """`stcl cam`: photos and a run -> one CAM file a photo."""
 
     images: str = images_argument()
@@ -245,7 +256,7 @@ class CamConfig(Compute, Folder):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefineConfig(Folder):
+class RefineConfig(Sharing):
     """`stcl refine`: CAM files and photos -> one palette PNG mask a photo."""
 
     cams: str = option(help="Folder of CAM files, from `stcl cam`.", positional=True, path=True)
@@ -349,7 +360,7 @@ class SegtrainConfig(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(Compute, Folder):
+class PredictConfig(Compute, Sharing):
     """`stcl predict`: photos and a segmentation model -> one mask a photo."""
 
     images: str = images_argument()

@@ -6,9 +6,17 @@ import pytest
 from PIL import Image
 
 from stcl_cli.config import SegtrainConfig, TrainConfig
+from stcl_cli.formats.locks import release_all
 from stcl_cli.formats.masks import write_mask
 
 NAMES = ("a", "sub dir/bär 01", "sub dir/c.v1")
+
+
+@pytest.fixture(autouse=True)
+def _no_locks_left():
+    """A process keeps its output folders; a test stands for a process."""
+    yield
+    release_all()
 
 
 class Trained(NamedTuple):

@@ -126,7 +126,7 @@ def test_ctrl_c_leaves_whole_files_and_says_how_to_go_on(shell, tmp_path):
     assert err == "stcl: stopped; its files are whole, go on with: stcl cam --config 'CA MS' --resume\n"
     files = [path.name for path in Path(tmp_path, "CA MS").iterdir()]
     assert len(files) < 200
-    assert not [name for name in files if name.startswith(".")]
+    assert not [name for name in files if name.endswith(".tmp")]
     code, out, err = finished(shell("stcl -q cam --config 'CA MS' --resume"))
     assert (code, err) == (0, "")
     assert 0 < out.count("\n") < 200  # what was done is not done again

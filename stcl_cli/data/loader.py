@@ -23,6 +23,7 @@ from stcl_cli.data.photos import Photo, read_photo
 from stcl_cli.data.transforms import random_view
 from stcl_cli.distributed import rank, ranks
 from stcl_cli.errors import PhotoError, StclError
+from stcl_cli.formats.locks import release_all
 from stcl_cli.runtime import cores
 
 
@@ -120,15 +121,19 @@ def training_batches(
             sampler=EndlessOrder(len(views.photos), views.seed, range(first, last), config.batch_size),
             num_workers=workers,
             collate_fn=_collate,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_start_worker,
             pin_memory=device.type == "cuda",
         )
 
     return batches
 
 
-def _one_thread(worker: int) -> None:
-    """As PyTorch does for itself: OpenCV's threads would contend for the cores, and may hang in a forked process."""
+def _start_worker(worker: int) -> None:
+    """A process that only reads: no hold on the output folder, which it might outlive the run by, and no threads.
+
+    As PyTorch does for itself: OpenCV's threads would contend for the cores, and may hang in a forked process.
+    """
+    release_all()
     cv2.setNumThreads(0)
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from stcl_cli.errors import PhotoError, StclError
 
+LOCK = ".stcl-lock"  # in every output folder, see formats/locks.py
+
 _CURES = {
     errno.ENOSPC: "free some space on that disk, then resume",
     errno.EDQUOT: "free some of your quota on that disk, then resume",
@@ -59,6 +61,21 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise write_error(path, error) from error
         raise
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Delete what killed runs left half written under `folder`; not in folders inside that have a lock of their own.
+
+    Raises:
+        OSError: one cannot be deleted.
+    """
+    for root, folders, files in os.walk(folder):
+        if LOCK in files and Path(root) != folder:
+            folders.clear()
+            continue
+        for name in files:
+            if name.startswith(".stcl-") and name.endswith(".tmp"):
+                os.unlink(os.path.join(root, name))
 
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> StclError:

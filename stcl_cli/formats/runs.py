@@ -12,40 +12,72 @@ from typing import Any
 
 import stcl_cli
 from stcl_cli.errors import StclError
-from stcl_cli.formats.files import json_bytes, read_json, shown, write_error, write_json
+from stcl_cli.formats.files import (
+    atomic_write,
+    json_bytes,
+    read_json,
+    remove_temporary_files,
+    shown,
+    write_error,
+    write_json,
+)
+from stcl_cli.formats.locks import lock_folder, one_at_a_time
+from stcl_cli.launch import Shard
 
 CONFIG = "config.json"
 FAILED = "failed.jsonl"
+ALL = Shard()
+_PART = "failed-{}-of-{}.jsonl"
 
 
-def open_output(folder: str | os.PathLike[str], resume: bool = False, overwrite: bool = False) -> Path:
+def open_output(
+    folder: str | os.PathLike[str], resume: bool = False, overwrite: bool = False, shard: Shard = ALL
+) -> bool:
     """Make `folder`, or take it over as `resume` and `overwrite` allow; `overwrite` empties it.
 
+    This process holds it until it ends. What a killed one left half written is deleted. A shard goes on in the folder
+    of the others without being asked to `resume`.
+
+    Returns:
+        Whether this process is alone in it; if it is a shard, the others wait for `share_folder`.
+
     Raises:
-        StclError: it is in use and neither is given, both are, or it was not made by stcl.
+        StclError: another process is at work in it; it is not empty and neither is given; both are; or it was not made
+            by stcl.
     """
     folder = Path(folder)
     if resume and overwrite:
         raise StclError(f"{shown(folder)}: --resume and --overwrite exclude each other; give one of them")
+    if overwrite and shard != ALL:
+        raise StclError(f"{shown(folder)}: --overwrite would delete the other shards' files; empty the folder first")
+    may_be_used = resume or overwrite or shard != ALL
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".stcl-")]
-        if not entries:
-            return folder
-        if not resume and not overwrite:
-            raise StclError(f"{shown(folder)}: is not empty; give --resume, --overwrite or another folder with -o")
-        if not made_by_stcl(folder):
-            raise StclError(f"{shown(folder)}: holds files but no {CONFIG} of stcl; choose another folder with -o")
+        _entries(folder, may_be_used)  # before the lock, which should leave no trace in a folder that is not ours
+        alone = lock_folder(folder, shard)
+        entries = _entries(folder, may_be_used)
         if overwrite:
             # config.json goes last: were this interrupted, the folder would still be known as ours
-            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name == CONFIG):
+            for entry in sorted(entries, key=lambda entry: entry.name == CONFIG):
                 if entry.is_dir(follow_symlinks=False):
                     shutil.rmtree(entry.path)
                 else:
                     os.unlink(entry.path)
+        if alone:
+            remove_temporary_files(folder)
     except OSError as error:
         raise write_error(folder, error) from error
-    return folder
+    return alone
+
+
+def _entries(folder: Path, may_be_used: bool) -> list[os.DirEntry]:
+    """What is in the folder, without hidden files of ours. StclError if it may not be used."""
+    entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".stcl-")]
+    if entries and not may_be_used:
+        raise StclError(f"{shown(folder)}: is not empty; give --resume, --overwrite or another folder with -o")
+    if entries and not made_by_stcl(folder):
+        raise StclError(f"{shown(folder)}: holds files but no {CONFIG} of stcl; choose another folder with -o")
+    return entries
 
 
 def write_config(folder: str | os.PathLike[str], command: str, config: Mapping[str, Any]) -> None:
@@ -129,17 +161,20 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 class Failures:
     """Inputs that a run goes on without: each once in FOLDER/failed.jsonl, as {"image": name, "reason": why}.
 
-    A run starts with none, also a resumed one: what failed before is tried again. Without `write` they are but counted.
+    A run starts with none, also a resumed one: what failed before is tried again. A shard has a file of its own until
+    `merge`. Without `write` they are but counted.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], write: bool = True) -> None:
-        self.path, self.write = Path(folder, FAILED), write
+    def __init__(self, folder: str | os.PathLike[str], shard: Shard = ALL, write: bool = True) -> None:
+        self.folder, self.shard, self.write = Path(folder), shard, write
+        self.path = self.folder / (FAILED if shard == ALL else _PART.format(*shard))
         self.reasons: dict[str, str] = {}
         if write:
-            try:
-                self.path.unlink(missing_ok=True)
-            except OSError as error:
-                raise write_error(self.path, error) from error
+            for path in [self.path, *(self.folder.glob(_PART.format("*", "*")) if shard == ALL else ())]:
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise write_error(path, error) from error
 
     def add(self, name: str, reason: object) -> None:
         """Record that `name` was skipped; a name that is known already stays as it is."""
@@ -147,6 +182,20 @@ class Failures:
             self.reasons[name] = str(reason)
             if self.write:
                 append_jsonl(self.path, {"image": name, "reason": str(reason)})
+
+    def merge(self) -> None:
+        """Bring what all shards have skipped so far together in failed.jsonl."""
+        if self.shard == ALL:
+            return
+        path = self.folder / FAILED
+        with one_at_a_time(self.folder):
+            parts = self.folder.glob(_PART.format("*", self.shard.count))
+            records = {str(record.get("image")): record for part in parts for record in read_jsonl(part)}
+            if records:
+                with atomic_write(path) as temporary:
+                    temporary.write_bytes(b"".join(json_bytes(records[name]) for name in sorted(records)))
+            else:
+                path.unlink(missing_ok=True)
 
     def __len__(self) -> int:
         return len(self.reasons)

@@ -31,9 +31,11 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
         given = {photo.name: labels for photo, labels in matched}
         skipped = skipped + [(photo.name, f"no label in {config.labels}") for photo in unlabelled]
     folder, failures = open_folder(config, "cam", info.classes)
+    mine = failures.shard.mine
+    skipped = [(name, reason) for name, reason in skipped if mine(name)]
     skip(failures, skipped)
     model.to(runtime.device).eval()
-    wanted = [photo for photo in photos if not config.labels or photo.name in given]
+    wanted = [photo for photo in photos if mine(photo.name) and (not config.labels or photo.name in given)]
     todo = [photo for photo in wanted if not os.path.exists(output_path(folder, photo.name, ".safetensors"))]
     with meter("cam", len(wanted), len(wanted) - len(todo)) as gauge:
         for photo in todo:
@@ -61,5 +63,6 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
                 names = [info.classes[label] for label in labels]
                 done({"image": photo.name, "output": path, "classes": names, "source": file.source})
             gauge.advance()
+    failures.merge()
     say(f"{len(wanted) + len(skipped) - len(failures)} CAMs in {folder}")
     return Result(skipped=len(failures), next=("refine", folder, "--images", config.images, "-o", "MASKS"))

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from stcl_cli.config import Folder, PredictConfig, RefineConfig, RunConfig
+from stcl_cli.config import Folder, PredictConfig, RefineConfig, RunConfig, Sharing
 from stcl_cli.console import detail
 from stcl_cli.data.photo_masks import count_values
 from stcl_cli.data.photos import Photo, read_photo
@@ -21,8 +21,10 @@ from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import BACKGROUND, write_classes
 from stcl_cli.formats.files import output_path, shown, to_json
 from stcl_cli.formats.images import write_jpeg
+from stcl_cli.formats.locks import share_folder
 from stcl_cli.formats.masks import IGNORE, write_mask
-from stcl_cli.formats.runs import CONFIG, Failures, open_output, read_config, write_config
+from stcl_cli.formats.runs import ALL, CONFIG, Failures, open_output, read_config, write_config
+from stcl_cli.launch import Shard, find_shard
 from stcl_cli.pictures import overlay
 
 OVERLAY_SIDE = 1024  # pixels at most: overlays are to look at
@@ -51,27 +53,40 @@ class Result:
 
 
 def open_folder(config: Folder, command: str, classes: tuple[str, ...]) -> tuple[Path, Failures]:
-    """The output folder with config.json and classes.txt in it; of ranks that train together the first one writes.
+    """The output folder with config.json and classes.txt in it.
+
+    Of ranks that train together the first one writes, of shards the first to come.
 
     Raises:
         StclError: the folder is in use or of another run.
     """
     from stcl_cli.distributed import rank, wait_for_all  # here, because `stcl check` does without torch
 
+    shard = find_shard(config.shard) if isinstance(config, Sharing) else ALL
     if rank() == 0:
-        folder = take_folder(config, command, config.resume)
-        write_classes(folder / "classes.txt", classes)
+        take_folder(config, command, config.resume, classes, shard)
     wait_for_all()
-    return Path(config.output), Failures(config.output, write=rank() == 0)
+    return Path(config.output), Failures(config.output, shard, write=rank() == 0)
 
 
-def take_folder(config: Folder | RunConfig, command: str, resume: bool) -> Path:
-    """The output folder with config.json in it. StclError if it is in use or of another run."""
-    fields = {k: v for k, v in asdict(config).items() if k not in ("resume", "overwrite")}
-    folder = open_output(config.output, resume, config.overwrite)
+def take_folder(
+    config: Folder | RunConfig, command: str, resume: bool, classes: tuple[str, ...] = (), shard: Shard = ALL
+) -> Path:
+    """The output folder with config.json in it, and classes.txt if there are any.
+
+    Raises:
+        StclError: the folder is in use or of another run.
+    """
+    fields = {k: v for k, v in asdict(config).items() if k not in ("resume", "overwrite", "shard")}
+    folder = Path(config.output)
+    alone = open_output(folder, resume, config.overwrite, shard)
     if (folder / CONFIG).is_file():
         _check_same(folder, command, fields)
-    write_config(folder, command, fields)
+    if alone:
+        write_config(folder, command, fields)
+        if classes:
+            write_classes(folder / "classes.txt", classes)
+        share_folder(folder)
     return folder
 
 
@@ -102,9 +117,9 @@ class MaskFolder:
         if self.overlays and Path(config.output).absolute().is_relative_to(self.overlays.absolute()):
             raise StclError(f"--overlays {shown(self.overlays)}: holds the masks (-o); give it a folder of its own")
         self.path, self.failures = open_folder(config, command, classes)
-        if self.overlays:
-            open_output(self.overlays, config.resume, config.overwrite)
+        if self.overlays and open_output(self.overlays, config.resume, config.overwrite, self.failures.shard):
             write_config(self.overlays, command, read_config(self.path)[1])
+            share_folder(self.overlays)
 
     def mask_path(self, name: str) -> Path:
         return output_path(self.path, name, ".png")

@@ -22,6 +22,9 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
     model, info, trained = load_segmenter(Path(config.model))
     photos, missing = list_photos(config.images, config.list)
     folder = MaskFolder(config, "predict", info.classes)
+    mine = folder.failures.shard.mine
+    photos = [photo for photo in photos if mine(photo.name)]
+    missing = [(name, reason) for name, reason in missing if mine(name)]
     skip(folder.failures, missing)
     model.to(runtime.device).eval()
     todo = [photo for photo in photos if not folder.has(photo.name)]
@@ -41,6 +44,7 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
             else:
                 done(item)
             gauge.advance()
+    folder.failures.merge()
     skipped = len(folder.failures)
     say(f"{len(photos) + len(missing) - skipped} masks in {folder.path}")
     return Result(skipped=skipped, next=("export", folder.path, "--to", "coco", "-o", "OUT"))

@@ -45,8 +45,10 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
     if not jobs:
         raise StclError(f"{shown(cams)}: holds no CAM file for any photo in {config.images}; run stcl cam first")
     _look_for_affinity(jobs[0][1], config.method)
-    skipped = skipped + files.orphans
     folder = MaskFolder(config, "refine", find_classes(None, cams))
+    mine = folder.failures.shard.mine
+    jobs = [(photo, path) for photo, path in jobs if mine(photo.name)]
+    skipped = [(name, reason) for name, reason in skipped + files.orphans if mine(name)]
     skip(folder.failures, skipped)
     todo = [job for job in jobs if not folder.has(job[0].name)]
     on_cpu = device.type == "cpu"
@@ -61,6 +63,7 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
                 else:
                     done(outcome)
             gauge.advance(len(outcomes))
+    folder.failures.merge()
     say(f"{len(jobs) + len(skipped) - len(folder.failures)} masks in {folder.path}")
     then = ("segtrain", config.images, "--masks", folder.path, *_init(cams), "-o", "SEG")
     return Result(skipped=len(folder.failures), next=then)

@@ -8,6 +8,8 @@ import pytest
 import stcl_cli
 from stcl_cli.errors import StclError
 from stcl_cli.formats import runs
+from stcl_cli.formats.files import LOCK
+from stcl_cli.launch import Shard
 
 
 @pytest.fixture
@@ -22,9 +24,33 @@ def ours(tmp_path):
 
 def test_a_new_folder_and_an_empty_one(tmp_path):
     for _ in range(2):
-        assert runs.open_output(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+        assert runs.open_output(tmp_path / "a" / "b")
     (tmp_path / "a" / "b" / ".stcl-0.tmp").touch()  # left by a killed run
-    runs.open_output(tmp_path / "a" / "b")
+    assert runs.open_output(tmp_path / "a" / "b")
+    assert os.listdir(tmp_path / "a" / "b") == [LOCK]
+
+
+def test_what_a_killed_run_left_half_written_is_deleted(ours):
+    temporary = ours / "sub" / f".stcl-{'0' * 32}.tmp"
+    inner = ours / "run" / ".stcl-1.tmp"  # of an output folder inside: a matter of whoever is at work there
+    for path in (temporary, inner, inner.with_name(LOCK)):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    with pytest.raises(StclError, match="is not empty"):
+        runs.open_output(ours)
+    assert temporary.exists()
+    runs.open_output(ours, resume=True)
+    assert not temporary.exists()
+    assert inner.exists()
+    assert (ours / "sub" / "x.png").exists()
+
+
+def test_a_shard_needs_no_resume_and_must_not_wipe(ours):
+    shard = Shard(2, 3)
+    assert runs.open_output(ours, shard=shard)
+    with pytest.raises(StclError, match="--overwrite would delete the other shards' files"):
+        runs.open_output(ours, overwrite=True, shard=shard)
+    assert (ours / "sub" / "x.png").exists()
 
 
 def test_a_folder_in_use_is_refused(ours):
@@ -40,7 +66,7 @@ def test_resume_keeps_and_overwrite_empties(ours):
     runs.open_output(ours, resume=True)
     assert (ours / "sub" / "x.png").exists()
     runs.open_output(ours, overwrite=True)
-    assert os.listdir(ours) == []
+    assert os.listdir(ours) == [LOCK]
 
 
 def test_overwrite_does_not_follow_links(ours, tmp_path):
@@ -49,7 +75,7 @@ def test_overwrite_does_not_follow_links(ours, tmp_path):
     (ours / "link").symlink_to(tmp_path / "photos")
     (ours / "file").symlink_to(tmp_path / "photos" / "a.jpg")
     runs.open_output(ours, overwrite=True)
-    assert os.listdir(ours) == []
+    assert os.listdir(ours) == [LOCK]
     assert (tmp_path / "photos" / "a.jpg").exists()
 
 
@@ -59,7 +85,7 @@ def test_a_folder_of_somebody_else_is_never_wiped(tmp_path, config):
     if config is not None:
         (tmp_path / "config.json").write_text(config)
     before = sorted(os.listdir(tmp_path))
-    for options in ({"overwrite": True}, {"resume": True}):
+    for options in ({"overwrite": True}, {"resume": True}, {"shard": Shard(1, 2)}):
         with pytest.raises(StclError, match=r"no config.json of stcl"):
             runs.open_output(tmp_path, **options)
     assert sorted(os.listdir(tmp_path)) == before
@@ -152,3 +178,23 @@ def test_failures(tmp_path):
     ]
     assert len(runs.Failures(tmp_path)) == 0
     assert not (tmp_path / "failed.jsonl").exists()
+
+
+def test_shards_have_files_of_their_own_that_are_merged(tmp_path):
+    first, second = (runs.Failures(tmp_path, Shard(number, 2)) for number in (1, 2))
+    first.add("b", "empty")
+    first.merge()
+    second.add("a", "cut short")
+    assert runs.read_jsonl(tmp_path / "failed.jsonl") == [{"image": "b", "reason": "empty"}]
+    second.merge()
+    both = [{"image": "a", "reason": "cut short"}, {"image": "b", "reason": "empty"}]
+    assert runs.read_jsonl(tmp_path / "failed.jsonl") == both
+
+    runs.Failures(tmp_path, Shard(1, 2)).merge()  # it ran again, and all went well
+    assert runs.read_jsonl(tmp_path / "failed.jsonl") == both[:1]
+    runs.Failures(tmp_path, Shard(2, 2)).merge()
+    assert not (tmp_path / "failed.jsonl").exists()
+
+    runs.Failures(tmp_path, Shard(1, 2)).add("b", "empty")
+    assert len(runs.Failures(tmp_path)) == 0  # a run of everything starts anew
+    assert not list(tmp_path.glob("failed*"))

@@ -36,6 +36,7 @@ def config(request, trained, tmp_path):
     if request.param == "segtrain":
         return SegtrainConfig(masks=str(tmp_path / "truth"), encoder="stcl_tiny", **common)
     common |= {"contrast_start": 0.25, "segmentation_start": 0.5, "cam_scales": (1.0,), "local_crops": 2}
+    common |= {"memory_start": 0.5, "memory_update": "fifo"}  # all regions are stored, also those of a network so fresh
     return TrainConfig(labels=str(tmp_path / "labels.csv"), backbone="stcl_tiny", **common)
 
 
@@ -50,6 +51,7 @@ def test_two_ranks_are_one_process_with_twice_the_batch(config, tmp_path):
     assert run_ranks(2, lambda rank: run(both).skipped) == [1, 0]  # the first one speaks for all
     one, two = (load_file(tmp_path / name / "checkpoints" / "last.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
+    assert "model.memory.stored" not in one or one["model.memory.stored"].count_nonzero() == 3
     for name in one:
         expected, given = one[name].double(), two[name].double()
         assert (expected - given).norm() <= 2e-3 * expected.norm() + 1e-7, name  # some are zero but for rounding
