@@ -123,7 +123,7 @@ def _command(config_class: type, stage: str, *, name: str, items: bool = False) 
         @main.command(name, help=function.__doc__)
         @click.option(
             "--config",
-            type=str,
+            type=click.Path(),
             metavar="FILE",
             is_eager=True,
             expose_value=False,

@@ -260,7 +260,7 @@ class RefineConfig(Sharing):
     """`stcl refine`: CAM files and photos -> one palette PNG mask a photo."""
 
     cams: str = option(help="Folder of CAM files, from `stcl cam`.", positional=True, path=True)
-    images: str = option(help="The photos the CAMs were made from: a folder, a list file, or -.")
+    images: str = option(help="The photos the CAMs were made from: a folder, a list file, or -.", path=True)
     output: str = output_option("Folder for the masks.")
     overlays: str | None = overlays_option()
     method: str = option(
@@ -389,6 +389,7 @@ class ExportConfig(Folder):
         None,
         "The photos: a folder, a list file, or -. Their sizes are checked; yolo, ultralytics-semantic and voc copy "
         "them, coco takes their file names. [default: masks only; coco says .jpg]",
+        path=True,
     )
     classes: str | None = option(
         None, "Text file of class names. [default: classes.txt beside the masks]", path=True, metavar="FILE"
