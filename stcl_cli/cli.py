@@ -120,8 +120,7 @@ def _command(config_class: type, stage: str, *, name: str, items: bool = False) 
             "--json", "as_json", is_flag=True, help="Print a JSON object for each output, not its path."
         )
 
-        @main.command(name, help=function.__doc__)
-        @click.option(
+        config_option = click.option(
             "--config",
             type=click.Path(),
             metavar="FILE",
@@ -130,6 +129,10 @@ def _command(config_class: type, stage: str, *, name: str, items: bool = False) 
             callback=_read_config,
             help="config.json of an earlier output folder: repeats it; other options override.",
         )
+        has_folder = "output" in config_class.__dataclass_fields__
+
+        @main.command(name, help=function.__doc__)
+        @(config_option if has_folder else lambda function: function)
         @options_of(config_class)
         @(json_option if items else lambda function: function)
         @_verbosity_options

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from click import Context
 from click.testing import CliRunner
 from safetensors.numpy import load_file
 
@@ -90,3 +91,7 @@ def test_config_repeats_and_options_override(stcl, command):
 def test_every_command_with_an_output_folder_is_here():
     with_output = {name for name, command in main.commands.items() if any(p.name == "output" for p in command.params)}
     assert COMMANDS.keys() == with_output
+    assert all(
+        ("--config" in command.get_help(Context(command))) is (name in COMMANDS)
+        for name, command in main.commands.items()
+    )

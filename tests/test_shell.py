@@ -14,6 +14,7 @@ import pytest
 
 from stcl_cli.formats.masks import read_mask
 
+STCL = Path(sys.executable).with_name("stcl")
 SHELL = f'set -eo pipefail; stcl() {{ "{sys.executable}" -m stcl_cli "$@"; }}; '
 
 
@@ -142,6 +143,28 @@ def test_ctrl_c_leaves_whole_files_and_says_how_to_go_on(shell, tmp_path):
     assert (code, err) == (130, "stcl: stopped; its files are whole, go on with: stcl refine --config MASKS --resume\n")
     assert all(read_mask(path).shape == (40, 56) for path in Path(tmp_path, "MASKS").glob("*.png"))
     assert not list(Path(tmp_path, "MASKS").glob(".*"))
+
+
+@pytest.mark.skipif(not STCL.exists(), reason="the script is not installed")
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("stcl re", "refine"),
+        ("stcl export masks --to c", "coco cvat"),
+        ("stcl refine cams --met", "--method"),
+        ("stcl train ph", "photos"),
+        ("stcl refine cams --images ph", "photos"),
+        ("stcl predict --config RU", "RUN"),
+    ],
+)
+def test_completion_in_bash(shell, words, completed):
+    """As docs/commands.md says: bash asks the function that click wrote; for paths it looks itself where told to."""
+    process = shell(
+        f'PATH="{STCL.parent}:$PATH"; unset -f stcl; compopt() {{ kind=$2; }}; eval "$(_STCL_COMPLETE=bash_source stcl)"; '
+        f"COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _stcl_completion stcl; "
+        'echo "${COMPREPLY[@]}" "${kind:+$(compgen -f "${COMP_WORDS[-1]}")}"'
+    )
+    assert finished(process)[1].split() == completed.split()
 
 
 def test_one_command_for_all_of_it(shell, tmp_path):
