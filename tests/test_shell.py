@@ -160,7 +160,8 @@ def test_ctrl_c_leaves_whole_files_and_says_how_to_go_on(shell, tmp_path):
 def test_completion_in_bash(shell, words, completed):
     """As docs/commands.md says: bash asks the function that click wrote; for paths it looks itself where told to."""
     process = shell(
-        f'PATH="{STCL.parent}:$PATH"; unset -f stcl; compopt() {{ kind=$2; }}; eval "$(_STCL_COMPLETE=bash_source stcl)"; '
+        f'PATH="{STCL.parent}:$PATH"; unset -f stcl; compopt() {{ kind=$2; }}; '
+        'eval "$(_STCL_COMPLETE=bash_source stcl)"; '
         f"COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _stcl_completion stcl; "
         'echo "${COMPREPLY[@]}" "${kind:+$(compgen -f "${COMP_WORDS[-1]}")}"'
     )
