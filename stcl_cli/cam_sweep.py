@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from stcl_cli.formats.masks import IGNORE
-from stcl_cli.metrics import mean_iou
 
 STEPS = 100  # background scores 0.00, 0.01 ... 0.99
 
@@ -41,8 +40,20 @@ class CamSweep:
         matrix[:, 0] += self.counts[:, :, :step].sum((1, 2))
         return matrix
 
+    def curve(self) -> np.ndarray:
+        """mIoU (STEPS) at each background score step / 100, as of `confusion`; NaN without a single pixel of truth."""
+        at_least = self.counts[:, :, ::-1].cumsum(2)[:, :, ::-1]  # foreground at each step
+        below = (at_least[:, :, :1] - at_least).sum(1)  # background: (classes + 1, STEPS)
+        hits = np.einsum("iis->is", at_least).copy()
+        predicted = at_least.sum(0)
+        hits[0] += below[0]
+        predicted[0] += below.sum(0)
+        truth = self.counts.sum((1, 2))[:, None]
+        ious = (hits / np.maximum(truth + predicted - hits, 1))[truth[:, 0] > 0]
+        return ious.mean(0) if len(ious) else np.full(STEPS, np.nan)
+
     def best(self) -> tuple[float, float]:
         """(highest mIoU, the background score that gives it); NaN without a single pixel of truth."""
-        scores = [mean_iou(self.confusion(step)) for step in range(1, STEPS)]
+        scores = self.curve()[1:]
         step = int(np.argmax(scores))
         return float(scores[step]), (step + 1) / STEPS

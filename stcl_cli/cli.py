@@ -40,6 +40,8 @@ def _parameter(field: dataclasses.Field, hint: Any) -> Callable:
     meta = field.metadata
     required = field.default is dataclasses.MISSING
     if meta.get("positional"):
+        if meta.get("multiple"):
+            return click.argument(field.name, type=click.Path(), nargs=-1, required=True)
         return click.argument(field.name, metavar=field.name.upper(), type=click.Path())
     settings: dict[str, Any] = {"help": meta["help"], "required": required, "metavar": meta.get("metavar")}
     if not required:
@@ -201,7 +203,8 @@ def _finish(result: Any, output: str | None) -> None:
         click.echo(json_bytes(result.summary), nl=False)  # UTF-8 whatever the terminal speaks, NaN as null
     if result.skipped:
         inputs = "1 input was" if result.skipped == 1 else f"{result.skipped} inputs were"
-        why = f"; {os.path.join(output, FAILED)} says why" if output else ""
+        log = os.path.join(output, FAILED) if output else ""
+        why = f"; {log} says why" if os.path.isfile(log) else ""
         click.echo(f"stcl: {inputs} skipped{why}", err=True)
         if not under_torchrun():
             raise SystemExit(EXIT_SKIPPED)
@@ -311,6 +314,16 @@ def evaluate(settings: config.EvalConfig, stage: Any) -> Any:
     JSON on stdout, a table on stderr; see docs/figures.md for what the figures say.
     """
     return stage.run(settings)
+
+
+@_command(config.ReportConfig, "report", name="report", items=True)
+def report(settings: config.ReportConfig, stage: Any, done: Any) -> Any:
+    """Write one HTML page about output folders: loss curves, classes, accuracy, photos and what was made of them.
+
+    FOLDERS are output folders of train, cam, refine, segtrain and predict, or folders that hold some, as run leaves
+    one. The page needs no network and shows in any browser.
+    """
+    return stage.run(settings, done)
 
 
 @_command(config.DemoConfig, "demo", name="demo")

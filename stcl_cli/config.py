@@ -444,6 +444,23 @@ class RunConfig(Compute):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """`stcl report`: output folders -> one page to look through."""
+
+    folders: tuple[str, ...] = option(help="Output folders of stcl.", positional=True, multiple=True)
+    output: str = option("report.html", "File to write.", short="-o", path=True, metavar="FILE")
+    images: str | None = option(
+        None, "The photos: a folder, a list file, or -. [default: as config.json of the folders says]"
+    )
+    list: str | None = list_option()
+    truth: str | None = option(
+        None, "Folder of true masks, only to measure with: IoU, confusion, worst photos.", path=True, metavar="DIR"
+    )
+    photos: int = option(8, "Photos to show of each kind: worst or most uncertain, and sampled.", range=COUNT)
+    seed: int = option(0, "Fixes which photos are sampled.", range=NOT_NEGATIVE)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoConfig(Folder):
     """`stcl demo`: a drawn scene set, the whole chain on it, and pictures of what came out."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import cv2
 import numpy as np
@@ -10,6 +11,15 @@ import numpy as np
 from stcl_cli.formats.masks import IGNORE, voc_palette
 
 GAP = 6  # white pixels between two pictures
+
+
+@cache
+def shown_palette() -> np.ndarray:
+    """(256, 3) uint8, read-only: the colours of classes on pictures. Those of masks, but 255 is white."""
+    palette = voc_palette().copy()
+    palette[IGNORE] = 255
+    palette.flags.writeable = False
+    return palette
 
 
 def heat(photo_HW3: np.ndarray, cam_HW: np.ndarray) -> np.ndarray:
@@ -21,8 +31,7 @@ def heat(photo_HW3: np.ndarray, cam_HW: np.ndarray) -> np.ndarray:
 
 def overlay(photo_HW3: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
     """A mask over its photo: classes tinted in the mask's palette with a line around, background dimmed, 255 white."""
-    palette = voc_palette().copy()
-    palette[IGNORE] = 255
+    palette = shown_palette()
     tinted = cv2.addWeighted(photo_HW3, 0.35, palette[mask_HW], 0.65, 0)
     grey = cv2.cvtColor(photo_HW3, cv2.COLOR_RGB2GRAY)[:, :, None].repeat(3, 2)
     picture = np.where((mask_HW == 0)[:, :, None], cv2.addWeighted(grey, 0.6, np.full_like(grey, 255), 0.4, 0), tinted)

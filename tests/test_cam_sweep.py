@@ -28,9 +28,11 @@ def test_every_score_is_the_confusion_of_its_label_map(seed):
     for step in (0, 1, 37, 99):
         expected = sum(confusion_matrix(t, labelled_by_hand(m, (2, 0), step / 100), 4) for t, m in photos)
         assert np.array_equal(sweep.confusion(step), expected)
+    one_by_one = [mean_iou(sweep.confusion(step)) for step in range(100)]
+    assert np.allclose(sweep.curve(), one_by_one)
     miou, background = sweep.best()
-    assert miou == max(mean_iou(sweep.confusion(step)) for step in range(1, 100))
-    assert miou == mean_iou(sweep.confusion(round(background * 100)))
+    assert miou == pytest.approx(max(one_by_one[1:]))
+    assert miou == pytest.approx(one_by_one[round(background * 100)])
 
 
 def test_values_of_0_and_1_and_a_photo_without_labels():
@@ -45,4 +47,5 @@ def test_nothing_to_measure_on():
     sweep = CamSweep(1)
     sweep.add(np.full((2, 2), 255, np.uint8), np.zeros((1, 2, 2), np.float32), [0])
     assert math.isnan(sweep.best()[0])
+    assert np.isnan(sweep.curve()).all()
     assert sweep.confusion(1).sum() == pytest.approx(0)

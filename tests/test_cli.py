@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from stcl_cli import config
 from stcl_cli.cli import main
 from stcl_cli.errors import StclError
-from stcl_cli.formats.runs import write_config
+from stcl_cli.formats.runs import append_jsonl, write_config
 
 CONFIGS = {
     "run": config.RunConfig,
@@ -22,6 +22,7 @@ CONFIGS = {
     "predict": config.PredictConfig,
     "export": config.ExportConfig,
     "eval": config.EvalConfig,
+    "report": config.ReportConfig,
     "demo": config.DemoConfig,
 }
 TRAIN = ["train", "photos", "--labels", "labels.csv", "-o", "run"]
@@ -153,8 +154,10 @@ def test_skipped_inputs_show_in_the_exit_code(stcl):
 
 
 @pytest.fixture
-def items(monkeypatch):
+def items(monkeypatch, tmp_path):
     """A stage that finishes two items, one with a name that is no Unicode, and says something in every tone."""
+    monkeypatch.chdir(tmp_path)
+    append_jsonl("MASKS/failed.jsonl", {})
 
     def run(given, done):
         from stcl_cli import console
@@ -223,3 +226,14 @@ def test_the_next_command_can_be_copied(stcl):
     result = stcl("cam", "-", "-m", "run", "-o", "my cams")
     assert (result.stdout, result.stderr) == ("", "next: stcl refine 'my cams' --images PHOTOS -o MASKS\n")
     assert stcl("-q", "cam", "-", "-m", "run", "-o", "my cams").stderr == ""
+
+
+def test_any_number_of_folders_but_one_at_least(stcl):
+    assert stcl("report", "RUN", "my cams", "-o", "r.html").exit_code == 0
+    assert stcl.config == config.ReportConfig(folders=("RUN", "my cams"), output="r.html")
+    assert stcl("report").exit_code == 2
+
+
+def test_only_a_log_that_is_there_is_named(stcl):
+    stcl.skipped = 1
+    assert stcl("report", "RUN").stderr == "stcl: 1 input was skipped\n"

@@ -183,7 +183,7 @@ def test_one_command_for_all_of_it(shell, tmp_path):
         "stage 3 of 5: refine -> my out/masks",
         "stage 4 of 5: segtrain -> my out/seg",
         "stage 5 of 5: predict -> my out/predictions",
-        "next: stcl export 'my out/predictions' --to coco -o OUT",
+        "next: stcl report 'my out'",
     ]
     code, out, err = finished(shell(command + " -q"))
     assert (code, out, err) == (0, "", "")  # nothing left to do

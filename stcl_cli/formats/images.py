@@ -48,16 +48,29 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         raise PhotoError(f"{shown(path)}: {_reason(error)}") from error
 
 
+def encode_jpeg(rgb_HW3: np.ndarray, quality: int) -> bytes:
+    """uint8 RGB as a JPEG without colour subsampling, which would blur the colours of masks."""
+    jpeg = io.BytesIO()
+    Image.fromarray(rgb_HW3).save(jpeg, "JPEG", quality=quality, subsampling=0)
+    return jpeg.getvalue()
+
+
+def encode_png(rgb_HW3: np.ndarray) -> bytes:
+    """uint8 RGB as a PNG."""
+    png = io.BytesIO()
+    Image.fromarray(rgb_HW3).save(png, "PNG")
+    return png.getvalue()
+
+
 def write_jpeg(path: str | os.PathLike[str], rgb_HW3: np.ndarray) -> None:
     """Write uint8 RGB as a JPEG of high quality, atomically.
 
     Raises:
         StclError: `path` cannot be written.
     """
-    jpeg = io.BytesIO()  # whole in memory first: Pillow hides the reason when a disk fills up under it
-    Image.fromarray(rgb_HW3).save(jpeg, "JPEG", quality=95, subsampling=0)
+    jpeg = encode_jpeg(rgb_HW3, 95)  # whole in memory first: Pillow hides the reason when a disk fills up under it
     with atomic_write(path) as temporary:
-        temporary.write_bytes(jpeg.getbuffer())
+        temporary.write_bytes(jpeg)
 
 
 def _reason(error: Exception) -> str:

@@ -65,7 +65,8 @@ def run(config: DemoConfig) -> Result:
         summary[f"{name}_miou"] = round(measured.summary["miou"], 4)
     draw_pictures(folder, list_photos(photos, unseen).photos, truth)
     say(f"pictures: {folder / 'overview.png'} and {folder / 'pictures'}")
-    return Result(summary=summary | {"seconds": round(time.perf_counter() - started, 1)})
+    summary["seconds"] = round(time.perf_counter() - started, 1)
+    return Result(summary=summary, next=("report", folder, "--truth", truth))
 
 
 def draw_pictures(folder: Path, photos: list[Photo], truth: str) -> None:

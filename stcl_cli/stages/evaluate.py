@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from rich.table import Column, Table
 
 from stcl_cli.cam_sweep import CamSweep
+from stcl_cli.comparing import compare_cam, compare_mask, read_truth
 from stcl_cli.config import EvalConfig
 from stcl_cli.console import meter, say, say_table, warn
 from stcl_cli.data.outputs import match_outputs
@@ -19,8 +19,8 @@ from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.cams import read_cam
 from stcl_cli.formats.classes import find_classes
 from stcl_cli.formats.files import output_path, shown
-from stcl_cli.formats.masks import IGNORE, read_mask
-from stcl_cli.metrics import confusion_matrix, iou_per_class, mean_iou
+from stcl_cli.formats.masks import read_mask
+from stcl_cli.metrics import iou_per_class, mean_iou
 from stcl_cli.stages.output import Result
 
 
@@ -57,13 +57,8 @@ def _measure_masks(
     with meter("eval", len(found)) as gauge:
         for truth, path in found:
             try:
-                true, predicted = _true_mask(truth.path, classes), read_mask(path)
-                if true.shape != predicted.shape:
-                    raise PhotoError(
-                        f"{shown(path)}: is {_size(predicted)}, but the true mask is {_size(true)}; "
-                        "make it at the photo's size"
-                    )
-                matrix += confusion_matrix(true, predicted, len(classes) + 1)
+                true = read_truth(truth.path, len(classes))
+                matrix += compare_mask(path, read_mask(path), true, len(classes))
                 images += 1
             except PhotoError as error:
                 warn(f"skipped: {error}")
@@ -91,11 +86,7 @@ def _measure_cams(
     with meter("eval", len(found)) as gauge:
         for truth, path in found:
             try:
-                true, cam = _true_mask(truth.path, classes), read_cam(path)
-                if true.shape != tuple(cam.size):
-                    raise PhotoError(f"{shown(path)}: is of another photo than the true mask ({_size(true)})")
-                maps = [cv2.resize(m, true.shape[::-1], interpolation=cv2.INTER_LINEAR) for m in cam.cam_KHW]
-                sweep.add(true, np.stack(maps) if maps else np.zeros((0, *true.shape), np.float32), cam.labels)
+                compare_cam(path, read_cam(path), read_truth(truth.path, len(classes)), sweep)
                 images += 1
             except PhotoError as error:
                 warn(f"skipped: {error}")
@@ -106,20 +97,6 @@ def _measure_cams(
     miou, background = sweep.best()
     summary = {"miou": miou, "images": images, "ignored_predictions": 0, "best_background": background}
     return summary, sweep.confusion(round(background * 100)), skipped
-
-
-def _true_mask(path: Path, classes: tuple[str, ...]) -> np.ndarray:
-    mask = read_mask(path)
-    highest = int(mask[mask != IGNORE].max(initial=0))
-    if highest > len(classes):
-        raise StclError(
-            f"{shown(path)}: holds class {highest}, but {len(classes)} are known; name them all with --classes"
-        )
-    return mask
-
-
-def _size(mask_HW: np.ndarray) -> str:
-    return f"{mask_HW.shape[1]} x {mask_HW.shape[0]}"
 
 
 def _print_table(summary: dict[str, Any]) -> None:

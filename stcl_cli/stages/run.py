@@ -44,7 +44,7 @@ def run(config: RunConfig, done: Done = nobody) -> Result:
             failures.add(record["image"], record["reason"])
     for place, what in PLACES.items():
         say(f"{folder / place}: {what}")
-    return Result(skipped=len(failures), next=("export", folder / "predictions", "--to", "coco", "-o", "OUT"))
+    return Result(skipped=len(failures), next=("report", folder))
 
 
 def run_chain(folder: Path, given: Mapping[str, Any], done: Done = nobody, **own: dict[str, Any]) -> None:

@@ -1,3 +1,4 @@
+import io
 import os
 
 import numpy as np
@@ -90,3 +91,14 @@ def test_write_jpeg(tmp_path):
     assert os.listdir(tmp_path / "sub dir") == ["x.jpg"]
     with pytest.raises(StclError, match=r"y\.jpg: cannot be written"):
         images.write_jpeg(tmp_path / "sub dir" / "x.jpg" / "y.jpg", pixels)
+
+
+def test_pictures_in_memory():
+    pixels_HW3 = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    with Image.open(io.BytesIO(images.encode_png(pixels_HW3))) as image:
+        assert np.array_equal(np.asarray(image), pixels_HW3)
+    red_blue = np.zeros((8, 8, 3), np.uint8)
+    red_blue[:, ::2, 0] = red_blue[:, 1::2, 2] = 255
+    with Image.open(io.BytesIO(images.encode_jpeg(red_blue, 95))) as image:
+        assert image.format == "JPEG"
+        assert np.abs(np.asarray(image).astype(int) - red_blue).max() < 40  # columns of one pixel keep their colours

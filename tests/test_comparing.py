@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+
+from stcl_cli.cam_sweep import CamSweep
+from stcl_cli.comparing import compare_cam, compare_mask, read_truth
+from stcl_cli.errors import PhotoError, StclError
+from stcl_cli.formats.cams import CamFile
+from stcl_cli.formats.masks import write_mask
+
+TRUTH = np.array([[0, 1, 255], [2, 2, 1]], np.uint8)
+
+
+def test_a_true_mask_of_known_classes(tmp_path):
+    write_mask(tmp_path / "x.png", TRUTH)
+    assert np.array_equal(read_truth(tmp_path / "x.png", 2), TRUTH)
+    with pytest.raises(
+        StclError, match=r"x\.png: holds class 2, but 1 are known; name them all with --classes"
+    ) as error:
+        read_truth(tmp_path / "x.png", 1)
+    assert not isinstance(error.value, PhotoError)  # the others will be wrong too: no reason to go on
+    with pytest.raises(PhotoError, match=r"y\.png"):
+        read_truth(tmp_path / "y.png", 1)
+
+
+def test_a_mask_is_counted_where_the_truth_is_sure(tmp_path):
+    matrix = compare_mask(tmp_path / "x.png", np.array([[0, 2, 1], [2, 255, 1]], np.uint8), TRUTH, 2)
+    assert matrix.tolist() == [[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+    with pytest.raises(PhotoError, match=r"x\.png: is 2 x 3, but the true mask is 3 x 2; make it at the photo's size"):
+        compare_mask(tmp_path / "x.png", TRUTH.T, TRUTH, 2)
+
+
+def test_cams_grow_to_the_size_of_the_truth(tmp_path):
+    truth_HW = np.zeros((4, 8), np.uint8)
+    truth_HW[:, 4:] = 1
+    cam = CamFile(("cat",), (0,), np.array([[[0.0, 1.0]]], np.float32), (4, 8))
+    sweep = CamSweep(1)
+    compare_cam(tmp_path / "x", cam, truth_HW, sweep)
+    assert sweep.best()[0] == 1
+    with pytest.raises(PhotoError, match=r"is of another photo than the true mask \(4 x 8\)"):
+        compare_cam(tmp_path / "x", cam, truth_HW.T, sweep)
