@@ -142,7 +142,7 @@ def test_ctrl_c_leaves_whole_files_and_says_how_to_go_on(shell, tmp_path):
     code, _, err = finished(process)
     assert (code, err) == (130, "stcl: stopped; its files are whole, go on with: stcl refine --config MASKS --resume\n")
     assert all(read_mask(path).shape == (40, 56) for path in Path(tmp_path, "MASKS").glob("*.png"))
-    assert not list(Path(tmp_path, "MASKS").glob(".*"))
+    assert not list(Path(tmp_path, "MASKS").glob(".*.tmp"))
 
 
 @pytest.mark.skipif(not STCL.exists(), reason="the script is not installed")
