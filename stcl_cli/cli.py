@@ -131,7 +131,7 @@ def _command(config_class: type, stage: str, *, name: str, items: bool = False) 
             callback=_read_config,
             help="config.json of an earlier output folder: repeats it; other options override.",
         )
-        has_folder = "output" in config_class.__dataclass_fields__
+        has_folder = "overwrite" in config_class.__dataclass_fields__  # and with it a config.json
 
         @main.command(name, help=function.__doc__)
         @(config_option if has_folder else lambda function: function)
@@ -318,10 +318,11 @@ def evaluate(settings: config.EvalConfig, stage: Any) -> Any:
 
 @_command(config.ReportConfig, "report", name="report", items=True)
 def report(settings: config.ReportConfig, stage: Any, done: Any) -> Any:
-    """Write one HTML page about output folders: loss curves, classes, accuracy, photos and what was made of them.
+    """Write one HTML page about output folders.
 
-    FOLDERS are output folders of train, cam, refine, segtrain and predict, or folders that hold some, as run leaves
-    one. The page needs no network and shows in any browser.
+    It shows loss curves, classes, accuracy, photos and what was made of them. FOLDERS are output folders of train, cam,
+    refine, segtrain and predict, or folders that hold some, as run leaves one. The page needs no network and shows in
+    any browser.
     """
     return stage.run(settings, done)
 

@@ -450,7 +450,7 @@ class ReportConfig:
     folders: tuple[str, ...] = option(help="Output folders of stcl.", positional=True, multiple=True)
     output: str = option("report.html", "File to write.", short="-o", path=True, metavar="FILE")
     images: str | None = option(
-        None, "The photos: a folder, a list file, or -. [default: as config.json of the folders says]"
+        None, "The photos: a folder, a list file, or -. [default: as config.json of the folders says]", path=True
     )
     list: str | None = list_option()
     truth: str | None = option(

@@ -89,7 +89,9 @@ def test_config_repeats_and_options_override(stcl, command):
 
 
 def test_every_command_with_an_output_folder_is_here():
-    with_output = {name for name, command in main.commands.items() if any(p.name == "output" for p in command.params)}
+    with_output = {
+        name for name, command in main.commands.items() if any(p.name == "overwrite" for p in command.params)
+    }
     assert COMMANDS.keys() == with_output
     assert all(
         ("--config" in command.get_help(Context(command))) is (name in COMMANDS)
