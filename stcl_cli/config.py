@@ -181,13 +181,13 @@ class TrainConfig(Training):
     lr: float = option(6e-5, "Learning rate of the backbone; heads and decoder take ten times that.", range=POSITIVE)
     weight_decay: float = option(0.01, "AdamW's weight decay.", range=NOT_NEGATIVE)
     warmup: float = option(0.075, "Share of the run in which the learning rate rises.", range=SHARE)
-    contrast_start: float = option(0.05, "Share of the run after which the contrast losses join.", range=SHARE)
+    contrast_start: float = option(0.4, "Share of the run after which the contrast losses join.", range=SHARE)
     memory_start: float = option(
-        0.15,
+        0.5,
         "Share of the run after which the memory guides and its loss joins; it fills from --contrast-start on.",
         range=SHARE,
     )
-    segmentation_start: float = option(0.2, "Share of the run after which the segmentation branch joins.", range=SHARE)
+    segmentation_start: float = option(0.6, "Share of the run after which the segmentation branch joins.", range=SHARE)
     # CAM and pseudo labels
     cam_scales: tuple[float, ...] = option(
         (1.0, 0.5, 1.5), "Scales of the CAM that makes pseudo labels in training.", multiple=True, range=POSITIVE

@@ -16,6 +16,7 @@ from stcl_cli.pictures import shown_palette
 from stcl_cli.report.charts import HEIGHT, LEFT, RIGHT, WIDTH, Chart, line_chart
 from stcl_cli.report.columns import Column, Picture
 from stcl_cli.report.folders import Output
+from stcl_cli.report.memory import Remembered
 
 MARK = b"<!doctype html>\n<!-- a report of stcl -->\n"  # by which a page of ours is known, so that it may be replaced
 LAST = ("grad_norm", "lr", "photos_per_second")  # figures of a training that are looked at last
@@ -59,6 +60,8 @@ class Page(NamedTuple):
     groups: Sequence[Group]
     unreadable: Sequence[tuple[str, str]]
     photos: int
+    memory_of: str = ""
+    memories: Sequence[Remembered] = ()
 
 
 def render(page: Page) -> bytes:

@@ -31,7 +31,8 @@ TRAINING = {
     "rescale": (0.75, 1.5),
     "lr": 1e-3,
     "contrast_start": 0.5,
-    "segmentation_start": 0.6,
+    "memory_start": 0.6,
+    "segmentation_start": 0.7,
     "cam_scales": (1.0,),
     "local_crops": 2,
 }

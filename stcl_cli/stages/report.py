@@ -16,8 +16,10 @@ from stcl_cli.data.outputs import match_outputs
 from stcl_cli.data.photos import Photo, list_photos, read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.files import atomic_write, shown
+from stcl_cli.formats.memories import read_memories
 from stcl_cli.report.columns import CamColumn, Column, MaskColumn, Picture, jpeg_uri
 from stcl_cli.report.folders import Output, find_outputs, images_of
+from stcl_cli.report.memory import Remembered, draw_memories
 from stcl_cli.report.page import MARK, Card, Group, Page, legend, render
 from stcl_cli.stages.output import Done, Result, nobody
 
@@ -42,6 +44,7 @@ def run(config: ReportConfig, done: Done = nobody) -> Result:
     truth = _truth(config.truth, photos, classes) if config.truth else None
     reasons = reasons + survey(photos, columns, truth)
     groups, undrawn = choose(photos, columns, truth, config)
+    memory_of, memories, forgotten = _memories(outputs, config)
     page = Page(
         outputs=outputs,
         classes=classes,
@@ -51,8 +54,10 @@ def run(config: ReportConfig, done: Done = nobody) -> Result:
         columns=columns,
         labels=_labels(outputs),
         groups=groups,
-        unreadable=reasons + undrawn,
+        unreadable=reasons + undrawn + forgotten,
         photos=len(photos),
+        memory_of=memory_of,
+        memories=memories,
     )
     with atomic_write(path) as temporary:
         temporary.write_bytes(render(page))
@@ -109,6 +114,21 @@ def _labels(outputs: Sequence[Output]) -> np.ndarray | None:
                 continue
             return np.array(list(found.counts().values()))
     return None
+
+
+def _memories(outputs: Sequence[Output], config: ReportConfig) -> tuple[str, list[Remembered], Reasons]:
+    """Of the last training whose photos are there: its name, what its memory bank holds, what could not be read."""
+    for output in reversed(outputs):
+        memories = read_memories(output.path) if output.command == "train" else []
+        if not memories:
+            continue
+        try:
+            photos = list_photos(config.images or images_of([output]), output.options.get("list")).photos
+        except StclError:
+            continue  # the photos are there no more; the rest of the report does not need them
+        drawn, reasons = draw_memories(memories, output.classes, {photo.name: photo for photo in photos})
+        return output.title, drawn, reasons
+    return "", [], []
 
 
 # ---- which photos ----------------------------------------------------------------------------------------------------

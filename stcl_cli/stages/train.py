@@ -13,7 +13,7 @@ from stcl_cli.data.loader import TrainingViews, training_batches
 from stcl_cli.distributed import check_same, devices, joined, rank
 from stcl_cli.engine import Run, fit
 from stcl_cli.errors import StclError
-from stcl_cli.formats.files import write_json
+from stcl_cli.formats.memories import write_photo_names
 from stcl_cli.networks import build_stcl, parameter_groups
 from stcl_cli.runtime import Runtime, make_runtime, seed_everything
 from stcl_cli.stages.objective import Objective
@@ -50,9 +50,8 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
     multi_hot = np.zeros((len(labelled), len(labels.classes)), np.float32)
     for row, (_, classes) in zip(multi_hot, labelled, strict=True):
         row[list(classes)] = 1
-    # The memory bank names photos by their place in this list.
     if rank() == 0:
-        write_json(folder / "photos.json", [photo.name for photo, _ in labelled])
+        write_photo_names(folder, [photo.name for photo, _ in labelled])
     views = TrainingViews(
         [photo for photo, _ in labelled], config, model.backbone.mean, labels=multi_hot, uniforms=config.local_crops
     )
