@@ -46,10 +46,16 @@ class Column(ABC):
 
     Attributes:
         doubt: share of the photo's pixels that the folder is not sure of.
-        shows: photos that show each class (C), and `pixels`, each class's share of all pixels (C), where there are any.
+        shows: photos that show each class (C).
+        pixels: each class's share of all pixels (C); None for CAMs.
+        predicted: photos whose labels the classifier chose.
+        sweep: CAMs at every background score, where any were compared.
     """
 
+    shows: np.ndarray
     pixels: np.ndarray | None = None
+    predicted: int = 0
+    sweep: CamSweep | None = None
 
     def __init__(self, title: str, classes: tuple[str, ...], files: Mapping[str, Path]) -> None:
         self.title, self.classes, self.files = title, classes, files
@@ -144,8 +150,6 @@ class CamColumn(Column):
     def __init__(self, title: str, classes: tuple[str, ...], files: Mapping[str, Path]) -> None:
         super().__init__(title, classes, files)
         self.shows = np.zeros(len(classes), np.int64)
-        self.predicted = 0  # photos whose labels the classifier chose
-        self.sweep: CamSweep | None = None
         self._curves: dict[str, np.ndarray] = {}  # a photo's mIoU at each background score
 
     def add(self, name: str, truth_HW: np.ndarray | None) -> None:
@@ -175,10 +179,6 @@ class CamColumn(Column):
         labels = ", ".join(self.classes[label] for label in cam.labels) or "none"
         unsure = f"{self.doubt[photo.name] * 100:.0f}\u00a0% unsure"
         return Drawn(pictures, self._fact(photo, unsure, f"labels {cam.source}: {labels}"), {})
-
-    def background(self) -> float | None:
-        """The background score at which the CAMs fit the truth best."""
-        return self.sweep.best()[1] if self.sweep else None
 
     def confusion(self) -> np.ndarray | None:
         return self.sweep.confusion(round(self.sweep.best()[1] * STEPS)) if self.sweep else None

@@ -31,7 +31,7 @@ class Output(NamedTuple):
         title: its name, or its whole path where another output folder has that name too.
         command: a key of KINDS.
         options: what its config.json holds.
-        metrics: lines of metrics.jsonl.
+        metrics: lines of metrics.jsonl that tell of an iteration.
         failures: lines of failed.jsonl.
     """
 
@@ -102,7 +102,8 @@ def _refuse(folder: Path) -> None:
 def _open(folder: Path) -> Output:
     command, options = read_config(folder)
     classes = read_classes(folder / CLASSES)
-    metrics, failures = read_jsonl(folder / METRICS), read_jsonl(folder / FAILED)
+    metrics = [record for record in read_jsonl(folder / METRICS) if isinstance(record.get("iteration"), int)]
+    failures = read_jsonl(folder / FAILED)
     return Output(
         folder, shown(os.path.basename(os.path.abspath(folder))), command, options, classes, metrics, failures
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -99,7 +100,7 @@ def loss_charts(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
     lines: dict[str, list[tuple[float, float]]] = {}
     for record in metrics:
         for name, value in record.items():
-            if name != "iteration" and isinstance(value, int | float):
+            if name != "iteration" and isinstance(value, int | float) and math.isfinite(value):
                 lines.setdefault(name, []).append((record["iteration"], value))
     end = max((record["iteration"] for record in metrics), default=0)
     order = sorted(lines, key=lambda name: (name != "loss", name in LAST))
@@ -143,9 +144,8 @@ def _shares(matrix: np.ndarray) -> list[list[float]]:
 
 
 def _sweep_chart(column: Column) -> Chart | None:
-    sweep = getattr(column, "sweep", None)
-    if sweep is None:
+    if column.sweep is None:
         return None
-    curve = sweep.curve()[1:]
+    curve = column.sweep.curve()[1:]
     scores = np.arange(1, len(curve) + 1) / (len(curve) + 1)
     return line_chart(f"mIoU of {column.title} by background score", scores, curve, (0, 1), int(curve.argmax()))

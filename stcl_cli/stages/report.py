@@ -32,14 +32,14 @@ def run(config: ReportConfig, done: Done = nobody) -> Result:
     """Look at everything, write the page. Raises StclError."""
     path = _place(config.output)
     outputs = find_outputs(config.folders)
-    classes = outputs[0].classes
+    classes = tuple(map(shown, outputs[0].classes))
     images, photos, reasons = "", [], []
     if any(output.suffix for output in outputs):
         images = config.images or images_of(outputs)
         photos, reasons = list_photos(images, config.list)
     elif config.truth:
         raise StclError("--truth: is compared with CAMs or masks; give a folder of stcl cam, refine or predict too")
-    columns = [_column(output, photos, images) for output in outputs if output.suffix]
+    columns = [_column(output, classes, photos, images) for output in outputs if output.suffix]
     photos = [photo for photo in photos if any(photo.name in column.files for column in columns)]
     truth = _truth(config.truth, photos, classes) if config.truth else None
     reasons = reasons + survey(photos, columns, truth)
@@ -84,13 +84,13 @@ def _place(output: str) -> Path:
     return path
 
 
-def _column(output: Output, photos: Sequence[Photo], images: str) -> Column:
+def _column(output: Output, classes: tuple[str, ...], photos: Sequence[Photo], images: str) -> Column:
     files = match_outputs(output.path, output.suffix, photos).by_photo
     if not files:
         raise StclError(
             f"{shown(output.path)}: holds no file for any photo in {shown(images)}; give --images or --list"
         )
-    return (CamColumn if output.command == "cam" else MaskColumn)(output.title, output.classes, files)
+    return (CamColumn if output.command == "cam" else MaskColumn)(output.title, classes, files)
 
 
 def _truth(folder: str, photos: Sequence[Photo], classes: tuple[str, ...]) -> MaskColumn:

@@ -11,8 +11,10 @@ from typing import Any
 
 from stcl_cli.config import CamConfig, PredictConfig, RefineConfig, RunConfig, SegtrainConfig, TrainConfig
 from stcl_cli.console import say
+from stcl_cli.errors import StclError
 from stcl_cli.formats.files import atomic_write
 from stcl_cli.formats.runs import FAILED, Failures, read_jsonl
+from stcl_cli.launch import launch
 from stcl_cli.stages import cam, predict, refine, segtrain, train
 from stcl_cli.stages.output import Done, Result, nobody, take_folder
 
@@ -35,6 +37,8 @@ PLACES = {
 
 def run(config: RunConfig, done: Done = nobody) -> Result:
     """Run all stages, or go on where a stopped run left off. Raises StclError."""
+    if launch().ranks > 1:
+        raise StclError("stcl run: is one process; under torchrun or srun start the stages one after the other")
     folder = take_folder(config, "run", resume=not config.overwrite)
     given = {name: value for name, value in asdict(config).items() if value is not None}
     run_chain(folder, given | {"images": _listed(config.images, folder)}, done)

@@ -53,7 +53,7 @@ def test_cams_are_counted_and_compared_as_eval_does(cams, world):
         cams.add(name, truth_of(index))
     config = EvalConfig(predictions=str(world / "out" / "cams"), truth=str(world / "truth"))
     summary = evaluate.run(config).summary
-    assert (cams.miou(), cams.background()) == (summary["miou"], summary["best_background"])
+    assert cams.sweep.best() == (summary["miou"], summary["best_background"])
     assert cams.shows.tolist() == [2, 2]
     assert cams.doubt == {name: (index + 1) / 8 for index, name in enumerate(NAMES)}
     assert set(cams.ious()) == set(NAMES)

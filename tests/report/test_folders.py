@@ -28,6 +28,12 @@ def test_a_folder_that_stcl_did_not_make_may_hold_some(world, tmp_path):
     assert len(find_outputs([tmp_path / "out"])) == 5
 
 
+def test_lines_that_tell_of_no_iteration_are_passed_over(world, tmp_path):
+    shutil.copytree(world / "out" / "run", tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"iteration": 1, "loss": 2}\n{"loss": 3}\n{"iteration": "x"}\n')
+    assert find_outputs([tmp_path / "run"])[0].metrics == [{"iteration": 1, "loss": 2}]
+
+
 def test_two_of_one_name_go_by_their_paths(world, tmp_path):
     shutil.copytree(world / "out" / "masks", tmp_path / "masks")
     one, other = find_outputs([world / "out" / "masks", tmp_path / "masks"])

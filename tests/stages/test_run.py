@@ -126,6 +126,14 @@ def test_a_folder_of_somebody_else_is_left_alone(config, tmp_path):
             run.run(config(overwrite=overwrite))
 
 
+def test_ranks_start_the_stages_one_by_one(config, stages, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(StclError, match="stcl run: is one process"):
+        run.run(config())
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_several_stages_skipped_counts_once(config, stages, tmp_path):
     run.run(config())
     for place in ("run", "cams", "predictions"):
