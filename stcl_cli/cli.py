@@ -21,6 +21,7 @@ from stcl_cli.formats.files import json_bytes, to_json
 from stcl_cli.formats.runs import CONFIG, FAILED, read_config
 from stcl_cli.launch import launch, under_torchrun
 
+LESS_MEMORY = "take less at a time with --batch-size, --crop-size, --max-side or --workers, or another --device"
 _SCALARS = {str: str, int: int, float: float, bool: bool}
 
 
@@ -223,6 +224,17 @@ class _Main(click.Group):
         except StclError as error:
             click.echo(f"stcl: {error}", err=True)
             raise SystemExit(EXIT_ERROR) from error
+        except Exception as error:
+            if not _out_of_memory(error):
+                raise
+            click.echo(f"stcl: {str(error).partition('. ')[0] or 'out of memory'}; {LESS_MEMORY}", err=True)
+            raise SystemExit(EXIT_ERROR) from error
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """The machine's, or a GPU's; where torch was not imported the latter cannot be."""
+    torch = sys.modules.get("torch")
+    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.cuda.OutOfMemoryError))
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

@@ -6,10 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from stcl_cli import config
-from stcl_cli.cli import main
+from stcl_cli.cli import LESS_MEMORY, main
 from stcl_cli.errors import StclError
 from stcl_cli.formats.runs import append_jsonl, write_config
 
@@ -137,6 +138,14 @@ def test_an_error_of_the_user_is_one_line_and_a_bug_keeps_its_traceback(stcl):
     assert result.stderr == "stcl: photos: is not there; give a folder\n"
     stcl.error = ZeroDivisionError()
     assert isinstance(stcl(*TRAIN).exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("kind", [MemoryError, torch.cuda.OutOfMemoryError])
+def test_too_little_memory_is_one_line_with_the_cure(stcl, kind):
+    stcl.error = kind("CUDA out of memory. Tried to allocate 8.00 GiB. GPU 0 has\nmany lines")
+    result = stcl(*TRAIN)
+    assert result.exit_code == 1
+    assert result.stderr == f"stcl: CUDA out of memory; {LESS_MEMORY}\n"
 
 
 def test_the_summary_is_one_line_of_json_on_stdout(stcl):
