@@ -105,6 +105,7 @@ class MemoryBank(nn.Module):
 
     def _learn_prototypes(self, class_R: Tensor, step: int) -> None:
         """Of the classes that got an entry: the mean of their slots, by value, and how good those are."""
+        class_R = class_R.unique()
         filled_RM = self.stored_at[class_R] >= 0
         weight_RM = filled_RM * (self._value(step)[class_R] if self.adaptive else 1.0)
         mean_RE = torch.einsum("rm,rme->re", weight_RM, self.embedding[class_R])

@@ -23,7 +23,7 @@ class CamPass(NamedTuple):
     cam_aux_BChw: Tensor  # from the auxiliary block
     logits_BC: Tensor  # class scores, mean over all views
     mirror_BD: Tensor  # class token of the mirror image at the first scale
-    cosine_BChw: Tensor | None  # of patches to the memory's prototypes, background first; None without a memory
+    cosine_BRhw: Tensor | None  # of patches to the prototypes asked for; None if none were
     key_BNE: Tensor  # the memory's tokens of the plain view at the largest scale
     key_grid: tuple[int, int]
 
@@ -77,12 +77,18 @@ class Stcl(nn.Module):
 
     @torch.no_grad()
     def cam_pass(
-        self, images_B3HW: Tensor, scales: tuple[float, ...], size: tuple[int, int], plain: Tokens | None = None
+        self,
+        images_B3HW: Tensor,
+        scales: tuple[float, ...],
+        size: tuple[int, int],
+        plain: Tokens | None = None,
+        prototypes_BRD: Tensor | None = None,
     ) -> CamPass:
         """Multi-scale CAMs with mirror images (ToCo): max over the mirror pair, ReLU, mean over scales, at `size`.
 
         `plain` may hand over the tokens of a pass at scale 1 that was made anyway; then only its mirror image is
-        computed.
+        computed. `prototypes` are those of the memory that each image's patches are compared with (mean over the
+        mirror pair and over scales: ours).
         """
         cams, cams_aux, scores, class_tokens, cosines = [], [], [], [], []
         key, key_grid = None, (0, 0)
@@ -97,9 +103,9 @@ class Stcl(nn.Module):
             cams_aux.append(resize(cam_aux, size))
             scores.append(self.logits(tokens)[0].float().unflatten(0, (2, -1)).mean(0))
             class_tokens.append(tokens.class_BD.unflatten(0, (2, -1))[1])
-            if self.memory is not None:
-                cosine = to_map(tokens.key_BND.float() @ self.memory.prototype.t(), tokens.grid)
-                plain_cosine, mirror_cosine = cosine.float().chunk(2)
+            if prototypes_BRD is not None:
+                cosine = tokens.key_BND.float() @ prototypes_BRD.repeat(2, 1, 1).transpose(1, 2)
+                plain_cosine, mirror_cosine = to_map(cosine, tokens.grid).float().chunk(2)
                 cosines.append(resize((plain_cosine + mirror_cosine.flip(-1)) / 2, size))
             if tokens.grid > key_grid:
                 key, key_grid = tokens.key_BND.chunk(2)[0], tokens.grid

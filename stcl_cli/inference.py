@@ -36,9 +36,10 @@ def photo_cams(model: Stcl, runtime: Runtime, photo_HW3: np.ndarray, scales: tup
     """uint8 RGB -> what a multi-scale pass says of it."""
     images = model.backbone.normalise(_to_batch(photo_HW3, runtime))
     size = tuple(-(-side // CAM_STRIDE) for side in photo_HW3.shape[:2])
+    prototypes = None if model.memory is None else model.memory.prototype[None]
     with runtime.autocast():
-        cams = model.cam_pass(images, scales, size)
-    cosine = None if cams.cosine_BChw is None else cams.cosine_BChw[0].float()
+        cams = model.cam_pass(images, scales, size, prototypes_BRD=prototypes)
+    cosine = None if cams.cosine_BRhw is None else cams.cosine_BRhw[0]
     return PhotoCams(
         cams.cam_BChw[0].float(), cams.cam_aux_BChw[0].float(), cosine, cams.logits_BC[0].float().sigmoid()
     )
@@ -55,7 +56,8 @@ def label_maps(cams: PhotoCams, labels: Sequence[int], bank: MemoryBank | None, 
     maps = normalise_cams(both)
     if memory and index and bank is not None:
         slots = torch.tensor([index], device=maps.device)
-        remembered, trust = memory_maps(cams.cosine_Chw[None], bank.view(), slots)
+        cosine = cams.cosine_Chw[[0, *(label + 1 for label in index)]]
+        remembered, trust = memory_maps(cosine[None], bank.view(), slots)
         maps = fuse(maps[None], remembered, trust, memory)[0]
     return maps
 

@@ -21,8 +21,14 @@ BACKGROUND_MARGIN = 0.2  # added to background's cosine, relative to the same di
 LEAST_PATCHES = 3  # a smaller region is not stored
 
 
-def memory_maps(cosine_BChw: Tensor, bank: BankView, slots_BK: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines of patches to the class prototypes -> probability maps (B,K,h,w) of each image's own labels.
+def prototypes_of(bank: BankView, slots_BK: Tensor) -> Tensor:
+    """Background's prototype and that of each image's labels (B,1+K,E), in the order that memory_maps wants."""
+    classes_BK = slots_BK + 1
+    return bank.prototype_CE[torch.cat([torch.zeros_like(classes_BK[:, :1]), classes_BK], 1)]
+
+
+def memory_maps(cosine_BRhw: Tensor, bank: BankView, slots_BK: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines of patches to `prototypes_of` -> probability maps (B,K,h,w) of each image's own labels.
 
     A softmax over background and the image's labels of SHARPNESS / D * cosine, with D the mean of 1 - cosine between
     a class's prototype and background's: so one setting fits backbones whose tokens lie close together or far apart.
@@ -36,9 +42,8 @@ def memory_maps(cosine_BChw: Tensor, bank: BankView, slots_BK: Tensor) -> tuple[
     foreground_C = known_C & (torch.arange(len(known_C), device=known_C.device) > 0)
     apart = (apart_C * foreground_C).sum() / foreground_C.sum().clamp_min(1)
     apart = apart.clamp_min(1e-3)
-    index = classes_BK[:, :, None, None].expand(-1, -1, *cosine_BChw.shape[-2:])
-    own = cosine_BChw.gather(1, index).masked_fill(~known_BK[:, :, None, None], -torch.inf)
-    background = cosine_BChw[:, :1] + BACKGROUND_MARGIN * apart
+    own = cosine_BRhw[:, 1:].masked_fill(~known_BK[:, :, None, None], -torch.inf)
+    background = cosine_BRhw[:, :1] + BACKGROUND_MARGIN * apart
     probability = (torch.cat([background, own], 1) * (SHARPNESS / apart)).softmax(1)[:, 1:]
     return probability, known_BK * bank.trust_C[classes_BK]
 

@@ -49,7 +49,8 @@ def test_maps_of_labels_with_the_memory_without_it_and_with_half_of_each():
     plain, whole, half = (label_maps(cams, (0, 2), model.memory, memory) for memory in (0.0, 1.0, 0.5))
     both = normalise_cams(cams.cam_Chw[[0, 2]]) + normalise_cams(cams.cam_aux_Chw[[0, 2]])
     assert torch.equal(plain, normalise_cams(both))
-    assert torch.equal(whole, memory_maps(cams.cosine_Chw[None], model.memory.view(), torch.tensor([[0, 2]]))[0][0])
+    own = cams.cosine_Chw[None, [0, 1, 3]]  # background and the two labels
+    assert torch.equal(whole, memory_maps(own, model.memory.view(), torch.tensor([[0, 2]]))[0][0])
     assert torch.allclose(half, (plain + whole) / 2)
     assert label_maps(cams, (), model.memory, 0.5).shape == (0, 12, 16)
     bare = Stcl(Backbone("stcl_tiny"), 3).eval()

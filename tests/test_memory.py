@@ -8,6 +8,7 @@ from stcl_cli.memory import (
     fuse,
     memory_maps,
     nearest_own_class,
+    prototypes_of,
     region_embeddings,
     region_masks,
     region_quality,
@@ -26,7 +27,8 @@ def prototypes(missing: tuple[int, ...] = ()) -> torch.Tensor:
 
 def cosines(prototype: torch.Tensor) -> torch.Tensor:
     torch.manual_seed(1)
-    return torch.einsum("bhwe,ce->bchw", F.normalize(torch.randn(B, H, W, E), dim=-1), prototype)
+    own = prototypes_of(a_bank(prototype), SLOTS)
+    return torch.einsum("bhwe,bre->brhw", F.normalize(torch.randn(B, H, W, E), dim=-1), own)
 
 
 def a_bank(prototype: torch.Tensor) -> BankView:
@@ -49,7 +51,7 @@ def test_maps_are_probabilities_that_leave_room_for_background():
 
 def test_a_patch_on_a_prototype_is_that_class_and_one_on_background_is_none():
     prototype = torch.eye(C, E)
-    on = torch.einsum("we,ce->cw", prototype[[0, 1, 3]], prototype)[None, :, None]  # patches on classes 0, 1 and 3
+    on = (prototype[[0, 1, 3]] @ prototype[[0, 1, 3]].T)[None, :, None]  # patches on classes 0, 1 and 3
     maps, _ = memory_maps(on, a_bank(prototype), torch.tensor([[0, 2]]))
     assert maps[0, :, 0].argmax(0).tolist()[1:] == [0, 1]
     assert (maps[0, :, 0].amax(0) > 0.7).tolist() == [False, True, True]
@@ -61,7 +63,7 @@ def test_classes_without_a_prototype_and_a_memory_without_background_give_no_map
     assert (maps[0, 0] == 0).all()
     _, trust = memory_maps(cosines(prototypes((0,))), a_bank(prototypes((0,))), SLOTS)
     assert not trust.any()
-    maps, trust = memory_maps(torch.zeros(B, C, H, W), a_bank(torch.zeros(C, E)), SLOTS)
+    maps, trust = memory_maps(torch.zeros(B, 3, H, W), a_bank(torch.zeros(C, E)), SLOTS)
     assert not trust.any()
     assert maps.isfinite().all()
 
@@ -69,7 +71,7 @@ def test_classes_without_a_prototype_and_a_memory_without_background_give_no_map
 def test_the_order_of_labels_does_not_matter():
     prototype = prototypes()
     maps, _ = memory_maps(cosines(prototype), a_bank(prototype), SLOTS)
-    turned, _ = memory_maps(cosines(prototype), a_bank(prototype), SLOTS.flip(1))
+    turned, _ = memory_maps(cosines(prototype)[:, [0, 2, 1]], a_bank(prototype), SLOTS.flip(1))
     torch.testing.assert_close(maps, turned.flip(1))
 
 

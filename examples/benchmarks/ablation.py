@@ -29,9 +29,11 @@ ROWS: dict[str, dict[str, Any]] = {
     "+ adaptive update": {"memory_loss": "fixed", "guidance": 0.0},
     "+ adaptive loss": {"guidance": 0.0},
     "+ guidance": {},
-    "guidance without class contrast": {"w_class": 0.0},
-    "guidance without memory loss": {"w_memory": 0.0},
-    "guidance without segmentation branch": {"w_seg": 0.0},
+    "all but class contrast": {"w_class": 0.0},
+    "all but memory loss": {"w_memory": 0.0},
+    "all but segmentation branch": {"w_seg": 0.0},
+    "guidance, patch contrast, memory loss": {"w_class": 0.0, "w_seg": 0.0},
+    "guidance, patch contrast": {"w_class": 0.0, "w_seg": 0.0, "w_memory": 0.0},
 }
 
 

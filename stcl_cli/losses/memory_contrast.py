@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from stcl_models.memory_bank import BankView
 
 READY = 32  # entries of a class from which its memory counts in full
-HARDEST = 32  # classes beside the anchors' own whose entries are read: the cost does not grow with the class list
+# What is read of a large bank: its cost must not grow with the class list or with the slots.
+HARDEST = 32  # classes beside the anchors' own
+BEST = 256  # entries of a class, those of the highest quality
 
 
 def memory_contrast(
@@ -37,15 +39,18 @@ def memory_contrast(
     alpha_p ~ q_p and beta_n ~ q_n e^(hardness s_n), of mean one and without gradient; w_a = confidence_A times the
     share of READY entries that c has, so the loss grows as the memory does. P is divided by the entries it sums over,
     N by the entries a class, so that a fuller memory weighs no more. Without `adaptive` w, alpha and beta are one:
-    InfoNCE with several positives. Of many classes the HARDEST are read.
+    InfoNCE with several positives. Of many classes the HARDEST are read, of many entries the BEST.
 
     anchor_AE: unit length. class_A: 0 = background. negative_AC: bool, C classes with background; an anchor's own class
     never counts. Anchors whose class has no entry, or that have no negative, are left out; none left gives 0. Scalar,
     in float32.
     """
     read_C = _classes_to_read(anchor_AE, class_A, bank)
-    # A copy: the bank may change before the gradient is asked for.
-    memory_CME, quality_CM, filled_CM = (t[read_C] for t in (bank.embedding_CME, bank.quality_CM, bank.filled_CM))
+    # Copies: the bank may change before the gradient is asked for.
+    filled_CM, quality_CM = bank.filled_CM[read_C], bank.quality_CM[read_C]
+    best_CM = torch.where(filled_CM, quality_CM, -1).topk(min(BEST, filled_CM.shape[1])).indices
+    filled_CM, quality_CM = filled_CM.gather(1, best_CM), quality_CM.gather(1, best_CM)
+    memory_CME = bank.embedding_CME[read_C[:, None], best_CM]
     own_AC = class_A[:, None] == read_C
     positive_ACM = own_AC[:, :, None] & filled_CM
     negative_ACM = (negative_AC[:, read_C] & ~own_AC)[:, :, None] & filled_CM

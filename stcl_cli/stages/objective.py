@@ -18,7 +18,7 @@ from stcl_cli.losses.class_contrast import class_contrast
 from stcl_cli.losses.dense_energy import dense_energy
 from stcl_cli.losses.patch_contrast import patch_contrast
 from stcl_cli.losses.segmentation import balanced_cross_entropy
-from stcl_cli.memory import fuse, memory_maps
+from stcl_cli.memory import fuse, memory_maps, prototypes_of
 from stcl_cli.refine.par import pixel_adaptive_refine
 from stcl_cli.runtime import Runtime
 from stcl_cli.stages.remember import Remember
@@ -67,7 +67,7 @@ class Objective:
                    "reg": config.w_reg, "memory": config.w_memory}  # fmt: skip
         if contrast or remember or segment:
             slots_BK = label_slots(labels_BC)
-            cams = self._cam_pass(images_B3HW, tokens)
+            cams = self._cam_pass(images_B3HW, tokens, slots_BK if guided else None)
             maps = self._maps(cams, slots_BK, valid_BHW, config.guidance if guided else 0.0)
         if contrast:
             parts |= self._contrast(images_B3HW, tokens, cams, maps, slots_BK, valid_BHW, batch["uniform"])
@@ -81,19 +81,20 @@ class Objective:
         loss = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
         return loss, parts
 
-    def _cam_pass(self, images_B3HW: Tensor, tokens: Tokens) -> CamPass:
-        """Maps at an eighth of the crop; the plain view's tokens are there already."""
+    def _cam_pass(self, images_B3HW: Tensor, tokens: Tokens, guided_BK: Tensor | None) -> CamPass:
+        """Maps at an eighth of the crop, of the memory too for the slots given; the plain view's tokens are there."""
+        prototypes = None if guided_BK is None else prototypes_of(self.model.memory.view(), guided_BK)
         size = [side // 8 for side in images_B3HW.shape[-2:]]
         plain = Tokens(*(t.detach() for t in tokens[:4]), tokens.grid)
         with self.runtime.autocast():
-            return self.model.cam_pass(images_B3HW, self.config.cam_scales, size, plain)
+            return self.model.cam_pass(images_B3HW, self.config.cam_scales, size, plain, prototypes)
 
     def _maps(self, cams: CamPass, slots_BK: Tensor, valid_BHW: Tensor, guidance: float) -> Maps:
         size = cams.cam_BChw.shape[-2:]
         valid = shrink(valid_BHW, size)[:, None]
         maps = [normalise_cams(gather_slots(cam, slots_BK) * valid) for cam in (cams.cam_BChw, cams.cam_aux_BChw)]
         if guidance:
-            memory_BKhw, trust_BK = memory_maps(cams.cosine_BChw, self.model.memory.view(), slots_BK)
+            memory_BKhw, trust_BK = memory_maps(cams.cosine_BRhw, self.model.memory.view(), slots_BK)
             memory_BKhw = normalise_cams(memory_BKhw * valid)
             maps = [normalise_cams(fuse(cam, memory_BKhw, trust_BK, guidance)) for cam in maps]
         return Maps(*maps)

@@ -120,3 +120,17 @@ def test_of_many_classes_the_hardest_are_read(monkeypatch):
     assert {0, *own.tolist()} <= set(read.tolist())
     assert len(read) == len(own.unique()) + 2
     assert memory_contrast(anchor, own, confidence, negative, bank).isfinite()
+
+
+def test_of_many_entries_the_best_are_read(monkeypatch):
+    bank, given = a_bank(), anchors()
+    monkeypatch.setattr(module, "BEST", 2)
+    loss = memory_contrast(*given, bank)
+    place = torch.where(bank.filled_CM, bank.quality_CM, -1).topk(2).indices
+    rest = torch.zeros_like(bank.filled_CM).scatter(1, place, True) & bank.filled_CM
+    monkeypatch.setattr(module, "BEST", SLOTS)
+    monkeypatch.setattr(module, "READY", 1)
+    expected = memory_contrast(*given, bank._replace(filled_CM=rest))
+    monkeypatch.setattr(module, "BEST", 2)
+    torch.testing.assert_close(memory_contrast(*given, bank), expected)
+    assert loss.isfinite()

@@ -72,22 +72,18 @@ def test_a_plain_pass_that_was_made_anyway_saves_one_and_changes_nothing(model, 
 
 
 def test_cosines_to_the_prototypes_are_means_over_views_and_scales(model, images):
-    model.memory.prototype.copy_(torch.nn.functional.normalize(torch.randn_like(model.memory.prototype), dim=1))
+    prototypes = torch.nn.functional.normalize(torch.randn(2, 5, model.backbone.width), dim=-1)
 
     def cosine(view):
         tokens = model.backbone(view)
-        return to_map(tokens.key_BND @ model.memory.prototype.T, tokens.grid)
+        return to_map(tokens.key_BND @ prototypes.transpose(1, 2), tokens.grid)
 
     views = [images, resize(images, (72, 48))]
     expected = [resize((cosine(x) + cosine(x.flip(-1)).flip(-1)) / 2, (12, 8)) for x in views]
-    result = model.cam_pass(images, (1.0, 1.5), (12, 8))
-    torch.testing.assert_close(result.cosine_BChw, sum(expected) / 2, atol=1e-5, rtol=1e-4)
+    result = model.cam_pass(images, (1.0, 1.5), (12, 8), prototypes_BRD=prototypes)
+    torch.testing.assert_close(result.cosine_BRhw, sum(expected) / 2, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(result.key_BNE, model.backbone(views[1]).key_BND, atol=1e-5, rtol=1e-4)
-
-
-def test_without_a_memory_there_are_no_cosines(images):
-    model = Stcl(Backbone("stcl_tiny"), 3).eval()
-    assert model.cam_pass(images, (1.0,), (6, 4)).cosine_BChw is None
+    assert model.cam_pass(images, (1.0,), (6, 4)).cosine_BRhw is None
 
 
 def test_maps_of_a_mirror_image_are_mirrored(model, images):
