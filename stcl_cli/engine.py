@@ -50,7 +50,7 @@ class Run:
     batches: Callable[[int, int], Iterable[dict[str, Any]]]  # (first, last iteration) -> batches of this rank
     runtime: Runtime
     failures: Failures
-    validate: Callable[[], dict[str, Any]] | None = None  # on all ranks; must hold 'miou'
+    validate: Callable[[], dict[str, Any]] | None = None  # on all ranks; holds 'miou', and 'skipped' (name, reason)
     figures: Callable[[], dict[str, float]] | None = None  # of the network, for each line of metrics.jsonl
 
 
@@ -81,10 +81,12 @@ def fit(run: Run) -> dict[str, Any]:
     log = _Log(run, first)
     validate_every = config.val_every or max(1, config.iterations // 10)
     measured: dict[str, Any] = {}
+    # How the folder was entered is not part of what was run.
+    described = {name: value for name, value in asdict(config).items() if name not in ("resume", "overwrite")}
 
     def save(name: str, iteration: int) -> None:
         if rank() == 0:
-            info = CheckpointInfo(run.stage, iteration, run.classes, asdict(config), ranks())
+            info = CheckpointInfo(run.stage, iteration, run.classes, described, ranks())
             resumable = (optimizer, names) if name == "last" else ()
             save_checkpoint(run.folder / "checkpoints" / f"{name}.safetensors", model, info, *resumable)
 
@@ -164,8 +166,7 @@ class _Log:
 
     def write(self, iteration: int, lr: float, of_model: dict[str, float]) -> str:
         """Write a line and give it as text. StclError if an iteration since the last one was not finite."""
-        for name, reason in _of_all_ranks(self.skipped):
-            self.failures.add(name, reason)
+        self._record(self.skipped)
         values = torch.stack([value for parts, _ in self.steps for value in parts.values()])
         figures = iter((sum_over_ranks(values) / ranks()).tolist())
         steps = [({name: next(figures) for name in parts}, photos) for parts, photos in self.steps]
@@ -185,8 +186,13 @@ class _Log:
         self._start()
         return " ".join(f"{name} {value:.3f}" for name, value in means.items())
 
+    def _record(self, skipped: list[tuple[str, str]]) -> None:
+        for name, reason in _of_all_ranks(skipped):
+            self.failures.add(name, reason)
+
     def write_measurement(self, iteration: int, measured: dict[str, Any]) -> bool:
         """Whether it is the best so far."""
+        self._record(measured.pop("skipped"))
         if rank() == 0:
             append_jsonl(self.path, {"iteration": iteration, **{f"val_{k}": v for k, v in measured.items()}})
         self._start_clock()  # the rate is that of training

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from stcl_cli.config import SegtrainConfig, TrainConfig, Training
 from stcl_cli.data.loader import read_photo_mask
 from stcl_cli.data.photos import Photo, list_photos, read_photo
 from stcl_cli.distributed import rank, ranks, sum_over_ranks
-from stcl_cli.errors import StclError
+from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.files import output_path
 from stcl_cli.inference import label_maps, photo_cams, photo_scores
 from stcl_cli.metrics import confusion_matrix, mean_iou
@@ -37,10 +37,8 @@ def cam_validation(
 
     def measure() -> dict[str, Any]:
         model.eval()
-        sweep = CamSweep(classes)
-        for photo in photos[rank() :: ranks()]:
-            pixels = read_photo(photo.path, config.max_side)
-            truth = _truth(config, photo, pixels, classes)
+        sweep, skipped = CamSweep(classes), []
+        for photo, pixels, truth in _with_truth(photos, config, classes, skipped):
             shown = list(labels[photo.name])
             cams = photo_cams(model, runtime, pixels, config.cam_scales)
             maps = label_maps(cams, shown, model.memory, config.guidance)
@@ -48,7 +46,7 @@ def cam_validation(
             sweep.add(truth, maps, shown)
         sweep.counts = sum_over_ranks(torch.from_numpy(sweep.counts)).numpy()
         miou, threshold = sweep.best()
-        return {"miou": miou, "background": threshold}
+        return {"miou": miou, "background": threshold, "skipped": skipped}
 
     return measure
 
@@ -63,13 +61,11 @@ def segmentation_validation(
 
     def measure() -> dict[str, Any]:
         model.eval()
-        total = np.zeros((classes + 1, classes + 2), np.int64)
-        for photo in photos[rank() :: ranks()]:
-            pixels = read_photo(photo.path, config.max_side)
-            truth = _truth(config, photo, pixels, classes)
+        total, skipped = np.zeros((classes + 1, classes + 2), np.int64), []
+        for _, pixels, truth in _with_truth(photos, config, classes, skipped):
             predicted = photo_scores(model, runtime, pixels, (1.0,), flip=False).argmax(0).byte().cpu().numpy()
             total += confusion_matrix(truth, predicted, classes + 1)
-        return {"miou": mean_iou(sum_over_ranks(torch.from_numpy(total)).numpy())}
+        return {"miou": mean_iou(sum_over_ranks(torch.from_numpy(total)).numpy()), "skipped": skipped}
 
     return measure
 
@@ -86,5 +82,16 @@ def _photos_with_masks(config: Training) -> list[Photo] | None:
     return photos
 
 
-def _truth(config: Training, photo: Photo, pixels: np.ndarray, classes: int) -> np.ndarray:
-    return read_photo_mask(output_path(config.val_masks, photo.name, ".png"), photo, pixels.shape[:2], classes)
+def _with_truth(
+    photos: Sequence[Photo], config: Training, classes: int, skipped: list[tuple[str, str]]
+) -> Iterator[tuple[Photo, np.ndarray, np.ndarray]]:
+    """This rank's photos with pixels and true mask; (name, reason) of those that cannot be used joins `skipped`."""
+    for photo in photos[rank() :: ranks()]:
+        try:
+            pixels = read_photo(photo.path, config.max_side)
+            mask = output_path(config.val_masks, photo.name, ".png")
+            truth = read_photo_mask(mask, photo, pixels.shape[:2], classes)
+        except PhotoError as error:
+            skipped.append((photo.name, str(error)))
+        else:
+            yield photo, pixels, truth

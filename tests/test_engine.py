@@ -68,7 +68,7 @@ def weights_and_log(run):
 
 
 def measure(model):
-    return {"miou": model.eval()(torch.ones(1, 3)).item()}
+    return {"miou": model.eval()(torch.ones(1, 3)).item(), "skipped": [("truth.png", "is empty")]}
 
 
 @pytest.mark.parametrize("stop_at", [2, 6, 11])
@@ -156,11 +156,11 @@ def test_two_ranks_are_one_process_with_both_batches(tmp_path):
 
     results = run_ranks(2, train)
     for weights, failures in results:
-        assert failures == {"b.jpg": "is empty"}  # which is also on disk, once
+        assert failures == {"b.jpg": "is empty", "truth.png": "is empty"}  # which are also on disk, once
         for name, value in weights.items():
             assert torch.allclose(torch.tensor(value), torch.tensor(expected[name]), atol=1e-5), name
             assert value == results[0][0][name]
-    assert len(read_jsonl(tmp_path / "both" / "failed.jsonl")) == 1
+    assert len(read_jsonl(tmp_path / "both" / "failed.jsonl")) == 2
     log = read_jsonl(tmp_path / "both" / LOG)
     assert len(log) == len(expected_log)
     for line, other in zip(log, expected_log, strict=True):
@@ -186,7 +186,9 @@ def test_two_ranks_stop_together_and_name_the_photos_of_both(tmp_path):
 
 def test_best_is_the_checkpoint_of_the_highest_miou(tmp_path):
     mious = iter([0.2, float("nan"), 0.6, 0.5])
-    run = make_run(tmp_path, val_every=3, validate=lambda model: {"miou": next(mious), "background": 0.4})
+    run = make_run(
+        tmp_path, val_every=3, validate=lambda model: {"miou": next(mious), "background": 0.4, "skipped": []}
+    )
     assert fit(run)["miou"] == 0.5
     assert open_checkpoint(tmp_path, "segtrain").info.iteration == 9
     measured = [record for record in read_jsonl(tmp_path / LOG) if "val_miou" in record]

@@ -109,7 +109,7 @@ def _open(path: Path) -> int:
 
 def _wait_for(file: int, shard: Shard) -> bool:
     """Whether the lock is ours alone. BlockingIOError if it is not to be had."""
-    deadline = time.monotonic() + (PATIENCE if shard.count == 1 else PATIENCE_OF_SHARDS)
+    started = time.monotonic()
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,7 +119,8 @@ def _wait_for(file: int, shard: Shard) -> bool:
                 with suppress(BlockingIOError):
                     fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                     return False
-            if time.monotonic() > deadline:
+            siblings = shard.count > 1 and _owner(file).get("shards") == shard.count
+            if time.monotonic() - started > (PATIENCE_OF_SHARDS if siblings else PATIENCE):
                 raise
         time.sleep(0.1)
 

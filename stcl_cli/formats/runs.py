@@ -161,15 +161,19 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 class Failures:
     """Inputs that a run goes on without: each once in FOLDER/failed.jsonl, as {"image": name, "reason": why}.
 
-    A run starts with none, also a resumed one: what failed before is tried again. A shard has a file of its own until
-    `merge`. Without `write` they are but counted.
+    A run starts with none, also a resumed one: what failed before is tried again; unless told to `keep` them, as a
+    training that goes on behind them has to. A shard has a file of its own until `merge`. Without `write` they are but
+    counted.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], shard: Shard = ALL, write: bool = True) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], shard: Shard = ALL, *, keep: bool = False, write: bool = True
+    ) -> None:
         self.folder, self.shard, self.write = Path(folder), shard, write
         self.path = self.folder / (FAILED if shard == ALL else _PART.format(*shard))
-        self.reasons: dict[str, str] = {}
-        if write:
+        records = read_jsonl(self.path) if keep else []
+        self.reasons: dict[str, str] = {str(r.get("image")): str(r.get("reason")) for r in records}
+        if write and not keep:
             for path in [self.path, *(self.folder.glob(_PART.format("*", "*")) if shard == ALL else ())]:
                 try:
                     path.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from stcl_cli.config import Folder, PredictConfig, RefineConfig, RunConfig, Sharing
+from stcl_cli.config import Folder, PredictConfig, RefineConfig, RunConfig, Sharing, Training
 from stcl_cli.console import detail
 from stcl_cli.data.photo_masks import count_values
 from stcl_cli.data.photos import Photo, read_photo
@@ -66,7 +66,8 @@ def open_folder(config: Folder, command: str, classes: tuple[str, ...]) -> tuple
     if rank() == 0:
         take_folder(config, command, config.resume, classes, shard)
     wait_for_all()
-    return Path(config.output), Failures(config.output, shard, write=rank() == 0)
+    keep = config.resume and isinstance(config, Training)
+    return Path(config.output), Failures(config.output, shard, keep=keep, write=rank() == 0)
 
 
 def take_folder(

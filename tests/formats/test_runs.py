@@ -176,6 +176,10 @@ def test_failures(tmp_path):
         {"image": "a", "reason": "why"},
         {"image": "bär", "reason": "empty"},
     ]
+    kept = runs.Failures(tmp_path, keep=True)
+    kept.add("bär", "empty, still")
+    kept.add("c", "cut short")
+    assert [record["image"] for record in runs.read_jsonl(tmp_path / "failed.jsonl")] == ["a", "bär", "c"]
     assert len(runs.Failures(tmp_path)) == 0
     assert not (tmp_path / "failed.jsonl").exists()
 
