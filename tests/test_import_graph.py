@@ -14,7 +14,19 @@ PACKAGES = {"stcl_cli": ROOT / "stcl_cli", "stcl_models": ROOT / "models"}
 LAYERS = [
     {"cli", "__main__"},
     {"stages"},
-    {"engine", "validation", "networks", "inference", "data", "refine", "export", "comparing", "report", "stcl_models"},
+    {
+        "engine",
+        "validation",
+        "networks",
+        "inference",
+        "within_memory",
+        "data",
+        "refine",
+        "export",
+        "comparing",
+        "report",
+        "stcl_models",
+    },
     {
         "formats",
         "cams",

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from stcl_cli.config import CamConfig
 from stcl_cli.console import meter, say
@@ -14,8 +18,10 @@ from stcl_cli.formats.cams import CamFile, write_cam
 from stcl_cli.formats.files import output_path
 from stcl_cli.inference import label_maps, photo_affinity, photo_cams
 from stcl_cli.networks import load_stcl
-from stcl_cli.runtime import make_runtime
+from stcl_cli.runtime import Runtime, make_runtime
 from stcl_cli.stages.output import Done, Result, nobody, open_folder, skip
+from stcl_cli.within_memory import Network
+from stcl_models.stcl import Stcl
 
 
 def run(config: CamConfig, done: Done = nobody) -> Result:
@@ -34,35 +40,44 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
     mine = failures.shard.mine
     skipped = [(name, reason) for name, reason in skipped if mine(name)]
     skip(failures, skipped)
-    model.to(runtime.device).eval()
+    network = Network(model, runtime)
     wanted = [photo for photo in photos if mine(photo.name) and (not config.labels or photo.name in given)]
     todo = [photo for photo in wanted if not os.path.exists(output_path(folder, photo.name, ".safetensors"))]
     with meter("cam", len(wanted), len(wanted) - len(todo)) as gauge:
         for photo in todo:
             try:
                 pixels = read_photo(photo.path, trained.max_side)
-                cams = photo_cams(model, runtime, pixels, config.scales)
-                probabilities = cams.probability_C
-                labels = given.get(photo.name)
-                if labels is None:
-                    labels = tuple((probabilities >= config.threshold).nonzero().flatten().tolist())
+                work = partial(_cam_of, config=config, pixels=pixels, labels=given.get(photo.name))
+                made = network.compute(work, photo.path)
                 file = CamFile(
                     classes=info.classes,
-                    labels=labels,
-                    cam_KHW=label_maps(cams, labels, model.memory, config.memory).cpu().numpy(),
                     size=photo_size(photo.path),
                     source="given" if config.labels else "predicted",
-                    scores=tuple(probabilities[list(labels)].tolist()),
-                    affinity=photo_affinity(model, runtime, pixels, 1.0) if config.affinity else None,
+                    **made,
                 )
                 path = output_path(folder, photo.name, ".safetensors")
                 write_cam(path, file)
             except PhotoError as error:
                 skip(failures, [(photo.name, error)])
             else:
-                names = [info.classes[label] for label in labels]
+                names = [info.classes[label] for label in file.labels]
                 done({"image": photo.name, "output": path, "classes": names, "source": file.source})
             gauge.advance()
     failures.merge()
     say(f"{len(wanted) + len(skipped) - len(failures)} CAMs in {folder}")
     return Result(skipped=len(failures), next=("refine", folder, "--images", config.images, "-o", "MASKS"))
+
+
+def _cam_of(
+    model: Stcl, runtime: Runtime, config: CamConfig, pixels: np.ndarray, labels: tuple[int, ...] | None
+) -> dict[str, Any]:
+    """The fields of a CamFile that the network computes; without labels they are predicted."""
+    cams = photo_cams(model, runtime, pixels, config.scales)
+    if labels is None:
+        labels = tuple((cams.probability_C >= config.threshold).nonzero().flatten().tolist())
+    return {
+        "labels": labels,
+        "cam_KHW": label_maps(cams, labels, model.memory, config.memory).cpu().numpy(),
+        "scores": tuple(cams.probability_C[list(labels)].tolist()),
+        "affinity": photo_affinity(model, runtime, pixels, 1.0) if config.affinity else None,
+    }

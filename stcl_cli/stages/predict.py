@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from stcl_cli.config import PredictConfig
@@ -14,6 +15,7 @@ from stcl_cli.inference import argmax_at_size, photo_scores
 from stcl_cli.networks import load_segmenter
 from stcl_cli.runtime import make_runtime
 from stcl_cli.stages.output import Done, MaskFolder, Result, nobody, skip
+from stcl_cli.within_memory import Network
 
 
 def run(config: PredictConfig, done: Done = nobody) -> Result:
@@ -26,7 +28,7 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
     photos = [photo for photo in photos if mine(photo.name)]
     missing = [(name, reason) for name, reason in missing if mine(name)]
     skip(folder.failures, missing)
-    model.to(runtime.device).eval()
+    network = Network(model, runtime)
     todo = [photo for photo in photos if not folder.has(photo.name)]
     with meter("predict", len(photos), len(photos) - len(todo)) as gauge:
         for photo in todo:
@@ -36,7 +38,8 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
                     mask = read_mask(path)
                 else:
                     pixels = read_photo(photo.path, trained.max_side)
-                    scores = photo_scores(model, runtime, pixels, config.scales, config.flip)
+                    work = partial(photo_scores, photo_HW3=pixels, scales=config.scales, flip=config.flip)
+                    scores = network.compute(work, photo.path)
                     mask = argmax_at_size(scores.cpu().numpy(), photo_size(photo.path))
                 item = folder.write(photo, mask)
             except PhotoError as error:

@@ -24,6 +24,7 @@ from stcl_cli.formats.runs import made_by_stcl, read_config
 from stcl_cli.refine.chain import dense_crf_of, refine_masks
 from stcl_cli.runtime import cores, pick_device
 from stcl_cli.stages.output import Done, MaskFolder, Result, nobody, skip
+from stcl_cli.within_memory import CPU, if_it_fits, too_large
 
 NO_AFFINITY = "holds no affinity of patches; make it with stcl cam --affinity, or give a --method without affinity"
 CUDA_BATCH = 16  # photos refined together on a GPU; a core takes one at a time
@@ -110,9 +111,11 @@ class _Work(Dataset):
             except PhotoError as error:
                 outcomes.append((photo, error))
         cams, pixels = [cam for _, cam, _ in todo], [pixels for _, _, pixels in todo]
-        refined = refine_masks(cams, pixels, self.config, self.device)
+        refined = refine_what_fits(cams, pixels, self.config, self.device)
         for photo, mask in [*masks, *((photo, mask) for (photo, *_), mask in zip(todo, refined, strict=True))]:
             try:
+                if mask is None:
+                    raise too_large(photo.path)
                 outcomes.append((photo, self.folder.write(photo, mask)))
             except PhotoError as error:
                 outcomes.append((photo, error))
@@ -128,3 +131,17 @@ class _Work(Dataset):
         if "affinity" in self.config.method and cam.affinity is None:
             raise PhotoError(f"{shown(path)}: {NO_AFFINITY}")
         return cam, pixels
+
+
+def refine_what_fits(
+    cams: Sequence[CamFile], photos: Sequence[np.ndarray], config: RefineConfig, device: torch.device
+) -> list[np.ndarray | None]:
+    """`refine_masks`; where there is too little memory half of them at a time, then on the CPU, then None."""
+    masks = if_it_fits(lambda: refine_masks(cams, photos, config, device))
+    if masks is not None:
+        return masks
+    if len(cams) > 1:
+        half = len(cams) // 2
+        parts = (slice(half), slice(half, None))
+        return [mask for part in parts for mask in refine_what_fits(cams[part], photos[part], config, device)]
+    return [None] if device.type == "cpu" else refine_what_fits(cams, photos, config, CPU)

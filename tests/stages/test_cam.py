@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from stcl_cli.config import CamConfig
 from stcl_cli.formats.cams import read_cam
@@ -53,3 +54,21 @@ def test_affinity_is_kept_on_request(run):
     for affinity in (False, True):
         files = [read_cam(item["output"]) for item in run(**settings, affinity=affinity, overwrite=True)[1]]
         assert [file.affinity is not None for file in files] == [affinity] * 3
+
+
+def test_a_photo_that_memory_is_too_small_for_is_skipped_and_named(run, monkeypatch, tmp_path):
+    photo_cams, seen = cam.photo_cams, []
+
+    def refuse_the_second(*arguments):
+        seen.append(arguments)
+        if len(seen) == 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return photo_cams(*arguments)
+
+    monkeypatch.setattr(cam, "photo_cams", refuse_the_second)
+    result, items = run()
+    assert [item["image"] for item in items] == ["a", "sub dir/c.v1"]
+    assert result.skipped == 1
+    (record,) = read_jsonl(tmp_path / "out" / "failed.jsonl")
+    assert record["image"] == "sub dir/bär 01"
+    assert "there is too little memory for it" in record["reason"]

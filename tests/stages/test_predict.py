@@ -45,3 +45,18 @@ def test_a_broken_photo_is_skipped(run, trained, tmp_path):
     result, items = run(images=str(tmp_path / "photos"))
     assert (result.skipped, [item["image"] for item in items]) == (1, ["good"])
     assert "broken.jpg: is not an image" in (tmp_path / "out" / "failed.jsonl").read_text()
+
+
+def test_a_photo_that_memory_is_too_small_for_is_skipped(run, monkeypatch):
+    photo_scores, seen = predict.photo_scores, []
+
+    def refuse_the_first(model, runtime, **settings):
+        seen.append(settings)
+        if len(seen) == 1:
+            raise MemoryError
+        return photo_scores(model, runtime, **settings)
+
+    monkeypatch.setattr(predict, "photo_scores", refuse_the_first)
+    result, items = run()
+    assert [item["image"] for item in items] == ["sub dir/bär 01", "sub dir/c.v1"]
+    assert result.skipped == 1

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from stcl_cli.config import RefineConfig
@@ -115,3 +116,27 @@ def test_the_next_command_starts_from_the_run_that_made_the_cams(folder):
     assert run(folder)[0].next == then  # CAMs of another tool
     write_config(folder / "cams", "cam", {"model": "RUN"})
     assert run(folder, resume=True)[0].next == (*then[:4], "--init", "RUN", *then[4:])
+
+
+def test_too_little_memory_halves_the_batch_then_takes_the_cpu_then_skips(monkeypatch):
+    """Eight photos of which a GPU holds two at a time, but not those of 50 pixels, and nothing holds those of 90."""
+    seen = []
+
+    def refine_masks(cams, photos, config, device):
+        seen.append((device.type, [len(photo) for photo in photos]))
+        if max(map(len, photos)) >= 90 or (device.type == "cuda" and (len(photos) > 2 or max(map(len, photos)) >= 50)):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return [f"{cam}: {len(photo)}" for cam, photo in zip(cams, photos, strict=True)]
+
+    monkeypatch.setattr(refine, "refine_masks", refine_masks)
+    photos = [np.zeros((side, 1, 3), np.uint8) for side in (1, 2, 3, 50, 5, 6, 90, 8)]
+    masks = refine.refine_what_fits("abcdefgh", photos, None, torch.device("cuda"))
+    assert masks == ["a: 1", "b: 2", "c: 3", "d: 50", "e: 5", "f: 6", None, "h: 8"]
+    assert [sides for device, sides in seen if device == "cpu"] == [[50], [90]]
+
+
+def test_a_photo_that_memory_is_too_small_for_is_skipped(folder, monkeypatch):
+    monkeypatch.setattr(refine, "refine_what_fits", lambda cams, *_: [None] * len(cams))
+    result, items = run(folder)
+    assert (result.skipped, items) == (2, [])
+    assert "there is too little memory for it" in read_jsonl(folder / "out" / "failed.jsonl")[0]["reason"]

@@ -1,0 +1,57 @@
+"""What is done where memory is too small: less at a time, then the CPU in place of the GPU, then the next photo."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from stcl_cli.console import warn
+from stcl_cli.errors import PhotoError
+from stcl_cli.formats.files import shown
+from stcl_cli.runtime import Runtime
+
+CPU = torch.device("cpu")
+Result = TypeVar("Result")
+
+
+def if_it_fits(work: Callable[[], Result]) -> Result | None:
+    """What `work` gives, or None where there is too little memory for it; what it held is free again then."""
+    try:
+        return work()
+    except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError, on the CPU a nameless one
+        nameless = "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)
+        if not (isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or nameless):
+            raise
+    torch.cuda.empty_cache()  # behind the exception, which kept the tensors alive
+    return None
+
+
+def too_large(path: Path) -> PhotoError:
+    """A photo that there is too little memory for, even alone and on the CPU."""
+    return PhotoError(f"{shown(path)}: there is too little memory for it; make it smaller or use fewer workers")
+
+
+class Network:
+    """A network that computes one photo after the other; on the CPU what the GPU has too little memory for."""
+
+    def __init__(self, model: nn.Module, runtime: Runtime) -> None:
+        self.model, self.runtime = model.to(runtime.device).eval(), runtime
+        self.on_cpu: nn.Module | None = None
+
+    def compute(self, work: Callable[[nn.Module, Runtime], Result], path: Path) -> Result:
+        """work(model, runtime) for the photo at `path`. PhotoError if that does not fit anywhere."""
+        result = if_it_fits(lambda: work(self.model, self.runtime))
+        if result is None and self.runtime.device.type != "cpu":
+            if self.on_cpu is None:
+                warn(f"{shown(path)}: is too large for the GPU's memory; the CPU takes it, and others like it")
+                self.on_cpu = copy.deepcopy(self.model.to(CPU))
+                self.model.to(self.runtime.device)
+            result = if_it_fits(lambda: work(self.on_cpu, Runtime(CPU, None)))
+        if result is None:
+            raise too_large(path)
+        return result

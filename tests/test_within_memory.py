@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from stcl_cli.errors import PhotoError
+from stcl_cli.runtime import Runtime, make_runtime
+from stcl_cli.within_memory import Network, if_it_fits
+
+GPU = Runtime(torch.device("cuda"), torch.bfloat16)
+
+
+def refuse(kind, words="CUDA out of memory. Tried to allocate 2.00 GiB"):
+    raise kind(words)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        lambda: refuse(torch.cuda.OutOfMemoryError),
+        lambda: refuse(MemoryError),
+        lambda: torch.empty(2**60),  # a real one of torch's on the CPU
+        lambda: bytearray(2**62),
+    ],
+)
+def test_too_little_memory_is_none_and_no_error(refusal):
+    assert if_it_fits(refusal) is None
+    assert if_it_fits(lambda: "done") == "done"
+
+
+def test_any_other_error_stays_one():
+    with pytest.raises(RuntimeError, match="shapes"):
+        if_it_fits(lambda: refuse(RuntimeError, "shapes do not fit"))
+
+
+class Recorder(nn.Linear):
+    """Cannot be moved to a GPU here, but knows that it was to be."""
+
+    def to(self, device):
+        self.places = [*getattr(self, "places", []), device.type]
+        return self
+
+
+def test_what_the_gpu_has_no_memory_for_is_done_on_the_cpu(capsys):
+    network = Network(Recorder(2, 1), GPU)
+    sizes = {"small.jpg": 1, "large.jpg": 2, "larger.jpg": 2, "vast.jpg": 3}
+
+    def compute(name):
+        return network.compute(lambda *of: work(*of, name), Path(name))
+
+    def work(model, runtime, name):
+        room = {"cuda": 1, "cpu": 2}[runtime.device.type]
+        if sizes[name] > room:
+            refuse(torch.cuda.OutOfMemoryError)
+        assert (model is network.model) is (runtime is GPU)
+        return name, runtime.device.type, runtime.amp
+
+    assert [compute(name) for name in list(sizes)[:3]] == [
+        ("small.jpg", "cuda", torch.bfloat16),
+        ("large.jpg", "cpu", None),
+        ("larger.jpg", "cpu", None),
+    ]
+    assert capsys.readouterr().err == (
+        "stcl: large.jpg: is too large for the GPU's memory; the CPU takes it, and others like it\n"
+    )
+    assert network.model.places == ["cuda", "cpu", "cuda"]  # copied once, by way of the CPU
+    with pytest.raises(PhotoError, match=r"vast.jpg: there is too little memory for it; make it smaller"):
+        compute("vast.jpg")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_that_is_full():
+    network = Network(nn.Linear(2, 1), make_runtime("cuda"))
+    free, _ = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction(0.01)
+    try:
+        size = free // 4 // 10
+        result = network.compute(lambda model, runtime: torch.empty(size, device=runtime.device).device, Path("x"))
+        assert result.type == "cpu"
+        assert next(network.model.parameters()).device.type == "cuda"
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
