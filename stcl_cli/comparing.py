@@ -2,30 +2,66 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from stcl_cli.cam_sweep import CamSweep
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.cams import CamFile
+from stcl_cli.formats.classes import check_classes, classes_of
 from stcl_cli.formats.files import shown
 from stcl_cli.formats.masks import IGNORE, read_mask
 from stcl_cli.metrics import confusion_matrix
 
 
-def read_truth(path: Path, classes: int) -> np.ndarray:
-    """A true mask (H, W) uint8.
+class TrueClasses(NamedTuple):
+    """What the values of true masks are called, and are in the order of what is measured.
+
+    Attributes:
+        names: foreground classes of what is measured, then those that only the truth has.
+        values: a true mask's value -> background 0, or its place in `names` counted from 1.
+    """
+
+    names: tuple[str, ...]
+    values: np.ndarray
+
+    @property
+    def reordered(self) -> bool:
+        return not np.array_equal(self.values, np.arange(len(self.values)))
+
+
+def true_classes(classes: tuple[str, ...], folder: str | os.PathLike[str]) -> TrueClasses:
+    """What true masks in `folder` hold: its classes.txt says so, or without one they have the values of `classes`.
+
+    So truth with its classes in another order is compared by their names, and classes that nobody predicts count.
+    """
+    own = classes_of(Path(folder)) or classes
+    names = check_classes([*classes, *(name for name in own if name not in classes)], shown(folder))
+    return TrueClasses(names, np.array([0, *(names.index(name) + 1 for name in own)], np.uint8))
+
+
+def read_truth(path: Path, classes: TrueClasses) -> np.ndarray:
+    """A true mask (H, W) uint8, in the values of `classes.names`.
 
     Raises:
         PhotoError: unreadable.
-        StclError: it holds a class above `classes`, the number of foreground classes: the others will too.
+        StclError: it holds a value that is no class: the others will too.
     """
-    mask = read_mask(path)
+    mask, known = read_mask(path), len(classes.values) - 1
     highest = int(mask[mask != IGNORE].max(initial=0))
-    if highest > classes:
-        raise StclError(f"{shown(path)}: holds class {highest}, but {classes} are known; name them all with --classes")
-    return mask
+    if highest > known:
+        raise StclError(f"{shown(path)}: holds class {highest}, but {known} are known; name them all with --classes")
+    return in_values_of(classes, mask)
+
+
+def in_values_of(classes: TrueClasses, mask_HW: np.ndarray) -> np.ndarray:
+    """A true mask's own values -> those of `classes.names`."""
+    table = np.arange(256, dtype=np.uint8)
+    table[: len(classes.values)] = classes.values
+    return table[mask_HW] if classes.reordered else mask_HW
 
 
 def compare_mask(path: Path, mask_HW: np.ndarray, truth_HW: np.ndarray, classes: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from stcl_cli.cam_sweep import CamSweep
+from stcl_cli.comparing import TrueClasses, in_values_of, true_classes
 from stcl_cli.config import SegtrainConfig, TrainConfig, Training
 from stcl_cli.data.loader import read_photo_mask
 from stcl_cli.data.photos import Photo, list_photos, read_photo
@@ -25,7 +26,11 @@ Validation = Callable[[], dict[str, Any]]
 
 
 def cam_validation(
-    model: Stcl, config: TrainConfig, runtime: Runtime, labelled: Sequence[tuple[Photo, tuple[int, ...]]]
+    model: Stcl,
+    config: TrainConfig,
+    runtime: Runtime,
+    classes: tuple[str, ...],
+    labelled: Sequence[tuple[Photo, tuple[int, ...]]],
 ) -> Validation | None:
     """mIoU of the CAMs, labels given, at the background score that is best for it; None without --val-masks."""
     photos = _photos_with_masks(config)
@@ -33,12 +38,12 @@ def cam_validation(
         return None
     labels = {photo.name: classes for photo, classes in labelled}
     photos = [photo for photo in photos if photo.name in labels]
-    classes = model.classifier.out_features
+    true = true_classes(classes, config.val_masks)
 
     def measure() -> dict[str, Any]:
         model.eval()
-        sweep, skipped = CamSweep(classes), []
-        for photo, pixels, truth in _with_truth(photos, config, classes, skipped):
+        sweep, skipped = CamSweep(len(true.names)), []
+        for photo, pixels, truth in _with_truth(photos, config, true, skipped):
             shown = list(labels[photo.name])
             cams = photo_cams(model, runtime, pixels, config.cam_scales)
             maps = label_maps(cams, shown, model.memory, config.guidance)
@@ -52,19 +57,21 @@ def cam_validation(
 
 
 def segmentation_validation(
-    model: torch.nn.Module, config: SegtrainConfig, runtime: Runtime, classes: int
+    model: torch.nn.Module, config: SegtrainConfig, runtime: Runtime, classes: tuple[str, ...]
 ) -> Validation | None:
     """mIoU of the model's own predictions, one scale, no mirror image; None without --val-masks."""
     photos = _photos_with_masks(config)
     if photos is None:
         return None
+    true = true_classes(classes, config.val_masks)
+    count = len(true.names)
 
     def measure() -> dict[str, Any]:
         model.eval()
-        total, skipped = np.zeros((classes + 1, classes + 2), np.int64), []
-        for _, pixels, truth in _with_truth(photos, config, classes, skipped):
+        total, skipped = np.zeros((count + 1, count + 2), np.int64), []
+        for _, pixels, truth in _with_truth(photos, config, true, skipped):
             predicted = photo_scores(model, runtime, pixels, (1.0,), flip=False).argmax(0).byte().cpu().numpy()
-            total += confusion_matrix(truth, predicted, classes + 1)
+            total += confusion_matrix(truth, predicted, count + 1)
         return {"miou": mean_iou(sum_over_ranks(torch.from_numpy(total)).numpy()), "skipped": skipped}
 
     return measure
@@ -83,15 +90,15 @@ def _photos_with_masks(config: Training) -> list[Photo] | None:
 
 
 def _with_truth(
-    photos: Sequence[Photo], config: Training, classes: int, skipped: list[tuple[str, str]]
+    photos: Sequence[Photo], config: Training, classes: TrueClasses, skipped: list[tuple[str, str]]
 ) -> Iterator[tuple[Photo, np.ndarray, np.ndarray]]:
     """This rank's photos with pixels and true mask; (name, reason) of those that cannot be used joins `skipped`."""
     for photo in photos[rank() :: ranks()]:
         try:
             pixels = read_photo(photo.path, config.max_side)
-            mask = output_path(config.val_masks, photo.name, ".png")
-            truth = read_photo_mask(mask, photo, pixels.shape[:2], classes)
+            path = output_path(config.val_masks, photo.name, ".png")
+            mask = read_photo_mask(path, photo, pixels.shape[:2], len(classes.values) - 1)
         except PhotoError as error:
             skipped.append((photo.name, str(error)))
         else:
-            yield photo, pixels, truth
+            yield photo, pixels, in_values_of(classes, mask)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from stcl_cli.cam_sweep import CamSweep
-from stcl_cli.comparing import compare_cam, compare_mask, read_truth
+from stcl_cli.comparing import compare_cam, compare_mask, read_truth, true_classes
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.cams import CamFile
 from stcl_cli.formats.masks import write_mask
@@ -12,14 +12,29 @@ TRUTH = np.array([[0, 1, 255], [2, 2, 1]], np.uint8)
 
 def test_a_true_mask_of_known_classes(tmp_path):
     write_mask(tmp_path / "x.png", TRUTH)
-    assert np.array_equal(read_truth(tmp_path / "x.png", 2), TRUTH)
+    two, one = (true_classes(names, tmp_path) for names in (("cat", "dog"), ("cat",)))
+    assert np.array_equal(read_truth(tmp_path / "x.png", two), TRUTH)
     with pytest.raises(
         StclError, match=r"x\.png: holds class 2, but 1 are known; name them all with --classes"
     ) as error:
-        read_truth(tmp_path / "x.png", 1)
+        read_truth(tmp_path / "x.png", one)
     assert not isinstance(error.value, PhotoError)  # the others will be wrong too: no reason to go on
     with pytest.raises(PhotoError, match=r"y\.png"):
-        read_truth(tmp_path / "y.png", 1)
+        read_truth(tmp_path / "y.png", one)
+
+
+def test_classes_of_the_truth_are_known_by_their_names(tmp_path):
+    """In another order, and with one that is not predicted; one that is predicted is not in it."""
+    write_mask(tmp_path / "x.png", TRUTH)
+    (tmp_path / "classes.txt").write_text("background\ndog\nemu\n")
+    classes = true_classes(("cat", "dog"), tmp_path)
+    assert classes.names == ("cat", "dog", "emu")
+    assert read_truth(tmp_path / "x.png", classes).tolist() == [[0, 2, 255], [3, 3, 2]]
+    assert classes.reordered
+    (tmp_path / "classes.txt").write_text("cat\n")
+    assert not true_classes(("cat", "dog"), tmp_path).reordered
+    with pytest.raises(StclError, match="holds class 2, but 1 are known"):
+        read_truth(tmp_path / "x.png", true_classes(("cat", "dog"), tmp_path))
 
 
 def test_a_mask_is_counted_where_the_truth_is_sure(tmp_path):

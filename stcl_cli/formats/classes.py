@@ -70,6 +70,18 @@ def write_classes(path: str | os.PathLike[str], classes: Iterable[str]) -> None:
         temporary.write_bytes("".join(f"{name}\n" for name in (BACKGROUND, *classes)).encode())
 
 
+def classes_of(folder: Path) -> tuple[str, ...] | None:
+    """Foreground class names of the classes.txt in `folder` or beside it; None where there is none.
+
+    Raises:
+        StclError: it cannot be used.
+    """
+    for place in (folder, folder.absolute().parent):
+        if (place / CLASSES).is_file():
+            return read_classes(place / CLASSES)
+    return None
+
+
 def find_classes(file: str | os.PathLike[str] | None, *folders: Path) -> tuple[str, ...]:
     """Foreground class names of `file`, else of the first classes.txt in one of `folders` or beside it.
 
@@ -78,8 +90,8 @@ def find_classes(file: str | os.PathLike[str] | None, *folders: Path) -> tuple[s
     """
     if file:
         return read_classes(file)
-    for place in (place for folder in folders for place in (folder, folder.absolute().parent)):
-        if (place / CLASSES).is_file():
-            return read_classes(place / CLASSES)
+    for folder in folders:
+        if (names := classes_of(folder)) is not None:
+            return names
     where = " nor ".join(shown(folder) for folder in folders)
     raise StclError(f"{where}: no {CLASSES} in or beside it; name the classes with --classes FILE, one a line")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,17 +93,24 @@ class Column(ABC):
 
 
 class MaskColumn(Column):
-    """Masks. In doubt are the pixels of 255."""
+    """Masks. In doubt are the pixels of 255. `read` gives a mask in the values of `classes`."""
 
-    def __init__(self, title: str, classes: tuple[str, ...], files: Mapping[str, Path]) -> None:
+    def __init__(
+        self,
+        title: str,
+        classes: tuple[str, ...],
+        files: Mapping[str, Path],
+        read: Callable[[Path], np.ndarray] = read_mask,
+    ) -> None:
         super().__init__(title, classes, files)
+        self.read = read
         self.tally = MaskTally(classes)
         self._matrix: np.ndarray | None = None
         self._ious: dict[str, float] = {}
 
     def add(self, name: str, truth_HW: np.ndarray | None) -> None:
         path = self.files[name]
-        mask_HW = read_mask(path)
+        mask_HW = self.read(path)
         if truth_HW is not None:
             matrix = compare_mask(path, mask_HW, truth_HW, len(self.classes))
             self._ious[name] = mean_iou(matrix)
@@ -126,7 +133,7 @@ class MaskColumn(Column):
         return self.tally.pixels[1 : len(self.classes) + 1] / max(self.tally.pixels.sum(), 1)
 
     def draw(self, photo: Photo, pixels_HW3: np.ndarray) -> Drawn:
-        mask_HW = read_mask(self.files[photo.name])
+        mask_HW = self.read(self.files[photo.name])
         values = count_values(mask_HW)
         shares = {int(value): values[value] / mask_HW.size for value in np.flatnonzero(values)}
         mask_HW = cv2.resize(mask_HW, pixels_HW3.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)

@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Column, Table
 
 from stcl_cli.cam_sweep import CamSweep
-from stcl_cli.comparing import compare_cam, compare_mask, read_truth
+from stcl_cli.comparing import TrueClasses, compare_cam, compare_mask, read_truth, true_classes
 from stcl_cli.config import EvalConfig
 from stcl_cli.console import meter, say, say_table, warn
 from stcl_cli.data.outputs import match_outputs
@@ -40,25 +40,36 @@ def run(config: EvalConfig) -> Result:
         warn(f"{len(truths) - len(found)} of {len(truths)} true masks have no prediction and are left out")
     for name, reason in missing:
         warn(f"skipped {shown(name)}: {reason}")
-    classes = find_classes(config.classes, predictions, Path(config.truth))
+    classes = _classes(config)
     measure = _measure_cams if suffix == ".safetensors" else _measure_masks
     summary, matrix, skipped = measure(found, classes, config)
-    per_class = dict(zip(("background", *classes), iou_per_class(matrix).tolist(), strict=True))
+    per_class = dict(zip(("background", *classes.names), iou_per_class(matrix).tolist(), strict=True))
     summary |= {"per_class": {name: None if math.isnan(iou) else iou for name, iou in per_class.items()}}
     _print_table(summary)
     return Result(summary=summary, skipped=skipped + len(missing))
 
 
+def _classes(config: EvalConfig) -> TrueClasses:
+    """Their names, and the values of true masks; --classes names the values of both."""
+    names = find_classes(config.classes, Path(config.predictions), Path(config.truth))
+    if config.classes:
+        return TrueClasses(names, np.arange(len(names) + 1, dtype=np.uint8))
+    classes = true_classes(names, config.truth)
+    if classes.reordered:
+        say(f"{shown(config.truth)}: its classes are in another order, or others; they are compared by their names")
+    return classes
+
+
 def _measure_masks(
-    found: list[tuple[Photo, Path]], classes: tuple[str, ...], config: EvalConfig
+    found: list[tuple[Photo, Path]], classes: TrueClasses, config: EvalConfig
 ) -> tuple[dict[str, Any], np.ndarray, int]:
-    matrix = np.zeros((len(classes) + 1, len(classes) + 2), np.int64)
+    count = len(classes.names)
+    matrix = np.zeros((count + 1, count + 2), np.int64)
     images = skipped = 0
     with meter("eval", len(found)) as gauge:
         for truth, path in found:
             try:
-                true = read_truth(truth.path, len(classes))
-                matrix += compare_mask(path, read_mask(path), true, len(classes))
+                matrix += compare_mask(path, read_mask(path), read_truth(truth.path, classes), count)
                 images += 1
             except PhotoError as error:
                 warn(f"skipped: {error}")
@@ -79,14 +90,14 @@ def _measure_masks(
 
 
 def _measure_cams(
-    found: list[tuple[Photo, Path]], classes: tuple[str, ...], config: EvalConfig
+    found: list[tuple[Photo, Path]], classes: TrueClasses, config: EvalConfig
 ) -> tuple[dict[str, Any], np.ndarray, int]:
-    sweep = CamSweep(len(classes))
+    sweep = CamSweep(len(classes.names))
     images = skipped = 0
     with meter("eval", len(found)) as gauge:
         for truth, path in found:
             try:
-                compare_cam(path, read_cam(path), read_truth(truth.path, len(classes)), sweep)
+                compare_cam(path, read_cam(path), read_truth(truth.path, classes), sweep)
                 images += 1
             except PhotoError as error:
                 warn(f"skipped: {error}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stcl_cli.comparing import read_truth
+from stcl_cli.comparing import TrueClasses, read_truth, true_classes
 from stcl_cli.config import CheckConfig, ReportConfig, TrainConfig
 from stcl_cli.console import meter, say, warn
 from stcl_cli.data.inventory import take_inventory
@@ -32,7 +32,8 @@ def run(config: ReportConfig, done: Done = nobody) -> Result:
     """Look at everything, write the page. Raises StclError."""
     path = _place(config.output)
     outputs = find_outputs(config.folders)
-    classes = tuple(map(shown, outputs[0].classes))
+    known = true_classes(outputs[0].classes, config.truth) if config.truth else None
+    classes = tuple(map(shown, known.names if known else outputs[0].classes))
     images, photos, reasons = "", [], []
     if any(output.suffix for output in outputs):
         images = config.images or images_of(outputs)
@@ -41,7 +42,7 @@ def run(config: ReportConfig, done: Done = nobody) -> Result:
         raise StclError("--truth: is compared with CAMs or masks; give a folder of stcl cam, refine or predict too")
     columns = [_column(output, classes, photos, images) for output in outputs if output.suffix]
     photos = [photo for photo in photos if any(photo.name in column.files for column in columns)]
-    truth = _truth(config.truth, photos, classes) if config.truth else None
+    truth = _truth(config.truth, photos, known) if config.truth and known else None
     reasons = reasons + survey(photos, columns, truth)
     groups, undrawn = choose(photos, columns, truth, config)
     memory_of, memories, forgotten = _memories(outputs, config)
@@ -52,7 +53,7 @@ def run(config: ReportConfig, done: Done = nobody) -> Result:
         truth_folder=config.truth or "",
         truth=truth,
         columns=columns,
-        labels=_labels(outputs),
+        labels=_labels(outputs, len(classes)),
         groups=groups,
         unreadable=reasons + undrawn + forgotten,
         photos=len(photos),
@@ -93,14 +94,14 @@ def _column(output: Output, classes: tuple[str, ...], photos: Sequence[Photo], i
     return (CamColumn if output.command == "cam" else MaskColumn)(output.title, classes, files)
 
 
-def _truth(folder: str, photos: Sequence[Photo], classes: tuple[str, ...]) -> MaskColumn:
+def _truth(folder: str, photos: Sequence[Photo], known: TrueClasses) -> MaskColumn:
     files = match_outputs(folder, ".png", photos).by_photo
     if not files:
         raise StclError(f"{shown(folder)}: holds no true mask for any photo; a mask is named like its photo")
-    return MaskColumn("truth", classes, files)
+    return MaskColumn("truth", tuple(map(shown, known.names)), files, lambda path: read_truth(path, known))
 
 
-def _labels(outputs: Sequence[Output]) -> np.ndarray | None:
+def _labels(outputs: Sequence[Output], classes: int) -> np.ndarray | None:
     """Photos a class (C), as training counted them; None where there was none or its labels are there no more."""
     for output in outputs:
         if output.command == "train":
@@ -112,7 +113,8 @@ def _labels(outputs: Sequence[Output]) -> np.ndarray | None:
                 )
             except (StclError, KeyError, TypeError):
                 continue
-            return np.array(list(found.counts().values()))
+            counts = list(found.counts().values())
+            return np.pad(counts, (0, classes - len(counts)))  # classes that only the truth has come last
     return None
 
 
@@ -142,7 +144,7 @@ def survey(photos: Sequence[Photo], columns: Sequence[Column], truth: MaskColumn
             true_HW = None
             if truth and photo.name in truth.files:
                 try:
-                    true_HW = read_truth(truth.files[photo.name], len(truth.classes))
+                    true_HW = truth.read(truth.files[photo.name])
                     truth.count(photo.name, true_HW)
                 except PhotoError as error:
                     reasons.append((photo.name, str(error)))

@@ -79,7 +79,7 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
             batches=training_batches(views, config, runtime.device),
             runtime=runtime,
             failures=failures,
-            validate=segmentation_validation(model, config, runtime, len(classes)),
+            validate=segmentation_validation(model, config, runtime, classes),
         )
     )
     if measured:

@@ -68,7 +68,7 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
             batches=training_batches(views, config, runtime.device),
             runtime=runtime,
             failures=failures,
-            validate=cam_validation(model, config, runtime, labelled),
+            validate=cam_validation(model, config, runtime, labels.classes, labelled),
             figures=memory_figures(model),
         )
     )

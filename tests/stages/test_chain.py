@@ -142,6 +142,23 @@ def test_eval_counts_ignored_predictions_as_errors_unless_told(tmp_path):
     assert evaluate.run(forgiving).summary["per_class"]["background"] == 1
 
 
+def test_eval_compares_classes_by_their_names(tmp_path, capsys):
+    write_mask(tmp_path / "truth" / "x.png", np.array([[0, 1, 1, 2], [3, 3, 3, 3]], np.uint8))
+    write_mask(tmp_path / "pred" / "x.png", np.array([[0, 3, 3, 0], [1, 1, 1, 0]], np.uint8))
+    (tmp_path / "truth" / "classes.txt").write_text("background\ndog\nemu\ncat\n")
+    (tmp_path / "pred" / "classes.txt").write_text("background\ncat\ncow\ndog\n")
+    config = EvalConfig(predictions=str(tmp_path / "pred"), truth=str(tmp_path / "truth"))
+    summary = evaluate.run(config).summary
+    assert summary["per_class"] == {"background": 1 / 3, "cat": 3 / 4, "cow": None, "dog": 1.0, "emu": 0.0}
+    assert (
+        "truth: its classes are in another order, or others; they are compared by their names"
+        in capsys.readouterr().err
+    )
+    names = str(tmp_path / "pred" / "classes.txt")
+    both = EvalConfig(predictions=config.predictions, truth=config.truth, classes=names)
+    assert evaluate.run(both).summary["per_class"]["dog"] == 0  # --classes names the values of both
+
+
 def test_eval_finds_the_best_background_of_cams(cams, trained):
     summary = evaluate.run(EvalConfig(predictions=str(cams), truth=str(trained.root / "truth"))).summary
     assert summary["images"] == 2

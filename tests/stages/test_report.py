@@ -3,10 +3,11 @@ import shutil
 
 import numpy as np
 import pytest
-from report_folders import NAMES, build
+from report_folders import CLASSES, NAMES, build, truth_of
 
 from stcl_cli.config import ReportConfig
 from stcl_cli.errors import StclError
+from stcl_cli.formats.classes import write_classes
 from stcl_cli.formats.masks import write_mask
 from stcl_cli.stages import report
 
@@ -132,6 +133,19 @@ def test_nothing_in_common(written, world, tmp_path):
     shutil.copytree(world / "photos" / "sub dir", world / "others")
     with pytest.raises(StclError, match=r"cams: holds no file for any photo in .*others; give --images or --list"):
         written(images=str(world / "others"))
+
+
+def test_a_truth_with_its_classes_in_another_order_gives_the_same_page(written, world):
+    page, _ = written(truth=str(world / "truth"))
+    values = np.arange(256, dtype=np.uint8)
+    values[:3] = 0, 3, 1  # 2 is a class that nobody predicts
+    for index, name in enumerate(NAMES):
+        write_mask(world / "other truth" / f"{name}.png", values[truth_of(index)])
+    write_classes(world / "other truth" / "classes.txt", (CLASSES[1], "emu", CLASSES[0]))
+    other, _ = written(truth=str(world / "other truth"))
+    assert other.classes == (*page.classes, "emu")
+    assert [column.miou() for column in other.columns] == [column.miou() for column in page.columns]
+    assert [group.cards for group in other.groups] == [group.cards for group in page.groups]
 
 
 def test_a_truth_of_other_classes(written, world):

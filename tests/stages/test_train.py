@@ -1,11 +1,13 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
 from stcl_cli.config import TrainConfig
 from stcl_cli.errors import StclError
+from stcl_cli.formats.masks import read_mask, write_mask
 from stcl_cli.stages import train
 
 
@@ -83,6 +85,19 @@ def test_measuring_changes_nothing_and_keeps_the_best(config, trained, tmp_path)
     assert (tmp_path / "measured" / "checkpoints" / "best.safetensors").is_file()
     plain, other = (load_file(tmp_path / name / "checkpoints" / "last.safetensors") for name in ("run", "measured"))
     assert all(plain[name].equal(other[name]) for name in plain)
+
+
+def test_it_measures_with_true_masks_whose_classes_are_in_another_order(config, trained, tmp_path):
+    swapped = np.arange(256, dtype=np.uint8)
+    swapped[[1, 2]] = 2, 1
+    for name in ("a", "sub dir/bär 01", "sub dir/c.v1"):
+        write_mask(tmp_path / "truth" / f"{name}.png", swapped[read_mask(trained.root / "truth" / f"{name}.png")])
+    (tmp_path / "truth" / "classes.txt").write_text("dog\ncat\n")
+    measured = []
+    for number, truth in enumerate((trained.root / "truth", tmp_path / "truth")):
+        train.run(replace(config, output=str(tmp_path / f"{number}"), iterations=1, val_masks=str(truth)))
+        measured.append([record["val_miou"] for record in records(tmp_path / f"{number}") if "val_miou" in record])
+    assert measured[0] == measured[1] != []
 
 
 def test_a_bad_photo_is_skipped_and_named(config, trained, tmp_path):
