@@ -36,7 +36,7 @@ def cam_validation(
     photos = _photos_with_masks(config)
     if photos is None:
         return None
-    labels = {photo.name: classes for photo, classes in labelled}
+    labels = {photo.name: shows for photo, shows in labelled}
     photos = [photo for photo in photos if photo.name in labels]
     true = true_classes(classes, config.val_masks)
 
