@@ -270,7 +270,7 @@ class RefineConfig(Sharing):
         choices=("none", "affinity", "par", "crf", "affinity,par", "affinity,crf", "par,crf", "affinity,par,crf"),
     )
     background: tuple[float, ...] = option(
-        (0.45,),
+        (0.5,),
         "Background score. Give it twice, low and high, and what lies between becomes 255 (ignored).",
         multiple=True,
         range=SHARE,
@@ -280,7 +280,7 @@ class RefineConfig(Sharing):
         8.0, "Power of the patch similarities it walks on: more keeps to the most similar.", range=POSITIVE
     )
     crf_preset: str = option(
-        "irn", "Dense CRF settings people cite.", choices=("irn", "toco-cam", "toco-seg", "psa", "deeplab")
+        "toco-cam", "Dense CRF settings people cite.", choices=("irn", "toco-cam", "toco-seg", "psa", "deeplab")
     )
     # None: the preset's; the names are those of refine.presets.CrfParams
     crf_pos_xy: float | None = option(

@@ -13,19 +13,18 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from stcl_cli.cams import normalise_cams
-from stcl_cli.config import RefineConfig
+from stcl_cli import inference
+from stcl_cli.config import CamConfig, RefineConfig
 from stcl_cli.data.labels import match_labels, read_labels
 from stcl_cli.data.photos import list_photos, photo_size, read_photo
 from stcl_cli.formats.cams import CamFile, read_cam, write_cam
 from stcl_cli.formats.files import output_path
 from stcl_cli.formats.masks import read_mask
-from stcl_cli.inference import photo_cams
+from stcl_cli.inference import CAM_STRIDE, label_maps, photo_cams
 from stcl_cli.metrics import confusion_matrix, mean_iou
 from stcl_cli.networks import load_stcl
 from stcl_cli.refine.chain import refine_masks
 from stcl_cli.runtime import make_runtime
-from stcl_models.stcl import resize
 
 
 def main() -> None:
@@ -50,20 +49,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for photo, labels in matched:
             pixels = read_photo(photo.path, trained.max_side)
-            cams, scores = photo_cams(model, runtime, pixels, (1.0, 0.5, 1.5))
-            full = resize(cams[None], pixels.shape[:2])[0][list(labels)]
+            maps = {}
+            for stride in (1, CAM_STRIDE):
+                inference.CAM_STRIDE = stride  # a CAM at the photo's own size is made for this comparison only
+                cams = photo_cams(model, runtime, pixels, CamConfig.scales)
+                maps[stride] = label_maps(cams, labels, model.memory, CamConfig.memory).cpu().numpy()
             file = CamFile(
                 classes=info.classes,
                 labels=labels,
-                cam_KHW=normalise_cams(cams[list(labels)]).cpu().numpy(),
+                cam_KHW=maps[CAM_STRIDE],
                 size=photo_size(photo.path),
                 source="given",
-                scores=tuple(scores[list(labels)].tolist()),
+                scores=tuple(cams.probability_C[list(labels)].tolist()),
             )
             path = output_path(folder, "cam", ".safetensors")
             write_cam(path, file)
             largest = max(largest, path.stat().st_size)
-            ways = {"float32": replace(file, cam_KHW=normalise_cams(full).cpu().numpy()), "file": read_cam(path)}
+            ways = {"float32": replace(file, cam_KHW=maps[1]), "file": read_cam(path)}
             truth = read_mask(output_path(arguments.truth, photo.name, ".png"))
             for name, cam in ways.items():
                 mask = refine_masks([cam], [pixels], config, runtime.device)[0]
