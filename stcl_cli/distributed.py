@@ -12,7 +12,6 @@ import functools
 import hashlib
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -102,16 +101,17 @@ class _Watch(threading.Thread):
         self.store = dist.PrefixStore(f"stcl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
     def run(self) -> None:
-        beats = {other: (0, time.monotonic()) for other in range(self.ranks) if other != self.rank}
+        # Silence is counted in beats of one's own: a run that was stopped, with Ctrl-Z say, has not waited meanwhile.
+        beats = {other: (0, 0) for other in range(self.ranks) if other != self.rank}
         while not self.leaving.wait(BEAT):
             try:
                 self.store.add(f"beat/{self.rank}", 1)
                 if self.store.check(["stopped"]):
                     self._end(self.store.get("stopped").decode())
-                for other, (last, since) in beats.items():
-                    if (beat := self.store.add(f"beat/{other}", 0)) != last:
-                        beats[other] = beat, time.monotonic()
-                    elif time.monotonic() - since > SILENCE:
+                for other, (last, missed) in beats.items():
+                    beat = self.store.add(f"beat/{other}", 0)
+                    beats[other] = beat, 0 if beat != last else missed + 1
+                    if missed * BEAT > SILENCE:
                         self._end(f"process {other} gives no sign of life")
             except RuntimeError:  # whoever kept the store has gone
                 self._end("the process that the others meet at has ended")

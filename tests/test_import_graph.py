@@ -39,6 +39,7 @@ LAYERS = [
         "console",
         "distributed",
         "launch",
+        "watch",
     },
     {"errors", "config", "stcl_cli"},
 ]

@@ -8,6 +8,7 @@ where it stopped, and several ranks see together what one process with their com
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from stcl_cli.distributed import rank, ranks
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.locks import release_all
 from stcl_cli.runtime import cores
+from stcl_cli.watch import Readers
 
 
 class TrainingViews(Dataset):
@@ -105,7 +107,7 @@ class EndlessOrder(Sampler):
 
 def training_batches(
     views: TrainingViews, config: TrainConfig | SegtrainConfig, device: torch.device
-) -> Callable[[int, int], DataLoader]:
+) -> Callable[[int, int], Iterator[dict[str, Any]]]:
     """(first, last iteration) -> their batches.
 
     Beside a GPU up to 8 processes read; on the CPU the network needs every core.
@@ -114,25 +116,28 @@ def training_batches(
     if workers is None:
         workers = min(8, cores()) if device.type == "cuda" else 0
 
-    def batches(first: int, last: int) -> DataLoader:
-        return DataLoader(
+    def batches(first: int, last: int) -> Iterator[dict[str, Any]]:
+        readers = Readers(workers)
+        loader = DataLoader(
             views,
             batch_size=config.batch_size,
             sampler=EndlessOrder(len(views.photos), views.seed, range(first, last), config.batch_size),
             num_workers=workers,
             collate_fn=_collate,
-            worker_init_fn=_start_worker,
+            worker_init_fn=partial(_start_worker, readers),
             pin_memory=device.type == "cuda",
         )
+        return readers.batches(loader)
 
     return batches
 
 
-def _start_worker(worker: int) -> None:
+def _start_worker(readers: Readers, worker: int) -> None:
     """A process that only reads: no hold on the output folder, which it might outlive the run by, and no threads.
 
     As PyTorch does for itself: OpenCV's threads would contend for the cores, and may hang in a forked process.
     """
+    readers.start(worker)
     release_all()
     cv2.setNumThreads(0)
 

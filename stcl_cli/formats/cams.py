@@ -22,6 +22,7 @@ from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.classes import check_classes
 from stcl_cli.formats.files import atomic_write, shown, to_json
 from stcl_cli.formats.images import MAX_PIXELS
+from stcl_cli.watch import reading
 
 FORMAT, VERSION = "cam", 1
 _INDEX, _SIMILARITY = "affinity.index", "affinity.similarity"
@@ -138,7 +139,7 @@ def read_cam(path: str | os.PathLike[str]) -> CamFile:
     try:
         if not os.path.isfile(path):
             raise PhotoError(f"{shown(path)}: there is no such file; {cure}")
-        with safetensors.safe_open(path, framework="np") as file:
+        with reading(path), safetensors.safe_open(path, framework="np") as file:
             header = _header(path, (file.metadata() or {}).get("stcl", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not iterable itself
         cam = tensors.pop("cam")

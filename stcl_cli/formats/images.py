@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from stcl_cli.errors import PhotoError
 from stcl_cli.formats.files import atomic_write, shown
+from stcl_cli.watch import reading
 
 # By content, whatever the suffix says. A short list on purpose: Pillow's EPS reader, for one, starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
@@ -33,15 +34,16 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         PhotoError: whatever goes wrong in opening or in the block, as one line with path and reason.
     """
     try:
-        status = os.stat(path)  # before opening: a FIFO would block for ever
-        if not stat.S_ISREG(status.st_mode):
-            raise PhotoError(f"{shown(path)}: is not a regular file; leave it out")
-        if status.st_size == 0:
-            raise PhotoError(f"{shown(path)}: is empty (0 bytes); copy it again or leave it out")
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            yield image
+        with reading(path):
+            status = os.stat(path)  # before opening: a FIFO would block for ever
+            if not stat.S_ISREG(status.st_mode):
+                raise PhotoError(f"{shown(path)}: is not a regular file; leave it out")
+            if status.st_size == 0:
+                raise PhotoError(f"{shown(path)}: is empty (0 bytes); copy it again or leave it out")
+            with Image.open(path, formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                yield image
     except PhotoError:
         raise
     except Exception as error:  # decoders of broken files raise anything from struct.error to IndexError

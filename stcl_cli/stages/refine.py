@@ -24,6 +24,7 @@ from stcl_cli.formats.runs import made_by_stcl, read_config
 from stcl_cli.refine.chain import dense_crf_of, refine_masks
 from stcl_cli.runtime import cores, pick_device
 from stcl_cli.stages.output import Done, MaskFolder, Result, nobody, skip
+from stcl_cli.watch import Readers
 from stcl_cli.within_memory import CPU, if_it_fits, too_large
 
 NO_AFFINITY = "holds no affinity of patches; make it with stcl cam --affinity, or give a --method without affinity"
@@ -55,9 +56,12 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
     on_cpu = device.type == "cpu"
     work = _Work(config, device, folder, todo, 1 if on_cpu else CUDA_BATCH)
     workers = min(config.workers or cores(), len(todo)) if on_cpu else 0
+    workers = workers if workers > 1 else 0
+    readers = Readers(workers)
+    # A DataLoader gives what is wanted here: one process a core with one thread each, results in order, bounded.
+    loader = DataLoader(work, batch_size=None, num_workers=workers, worker_init_fn=readers.start)
     with meter("refine", len(jobs), len(jobs) - len(todo)) as gauge:
-        # A DataLoader gives what is wanted here: one process a core with one thread each, results in order, bounded.
-        for outcomes in DataLoader(work, batch_size=None, num_workers=workers if workers > 1 else 0):
+        for outcomes in readers.batches(loader):
             for photo, outcome in outcomes:
                 if isinstance(outcome, PhotoError):
                     skip(folder.failures, [(photo.name, outcome)])
