@@ -18,22 +18,22 @@ from typing import Any
 from stcl_cli.config import CamConfig, EvalConfig, RefineConfig, TrainConfig
 from stcl_cli.stages import cam, evaluate, refine, train
 
-SPATIAL = {"memory_slots": 0}
-FIXED = {"memory_update": "fifo", "memory_loss": "fixed", "guidance": 0.0}
+NO_MEMORY = {"memory_slots": 0}
+FIFO, FIXED, UNGUIDED = {"memory_update": "fifo"}, {"memory_loss": "fixed"}, {"guidance": 0.0}
+CLASS, BRANCH = {"w_class": 0.5}, {"w_seg": 0.1}  # ToCo's weights
 ROWS: dict[str, dict[str, Any]] = {
-    "classifier": {**SPATIAL, "w_patch": 0.0, "w_class": 0.0, "w_seg": 0.0},
-    "+ patch contrast": {**SPATIAL, "w_class": 0.0, "w_seg": 0.0},
-    "+ class contrast": {**SPATIAL, "w_seg": 0.0},
-    "+ segmentation branch": SPATIAL,
-    "+ bank, fifo and fixed weights": FIXED,
-    "+ adaptive update": {"memory_loss": "fixed", "guidance": 0.0},
-    "+ adaptive loss": {"guidance": 0.0},
-    "+ guidance": {},
-    "all but class contrast": {"w_class": 0.0},
-    "all but memory loss": {"w_memory": 0.0},
-    "all but segmentation branch": {"w_seg": 0.0},
-    "guidance, patch contrast, memory loss": {"w_class": 0.0, "w_seg": 0.0},
-    "guidance, patch contrast": {"w_class": 0.0, "w_seg": 0.0, "w_memory": 0.0},
+    "classifier": {**NO_MEMORY, "w_patch": 0.0},
+    "patch contrast": NO_MEMORY,
+    "patch and class contrast": {**NO_MEMORY, **CLASS},
+    "patch and class contrast, segmentation branch": {**NO_MEMORY, **CLASS, **BRANCH},
+    "patch contrast, bank with fifo and fixed weights": {**FIFO, **FIXED, **UNGUIDED},
+    "the same with adaptive update": {**FIXED, **UNGUIDED},
+    "the same with adaptive update and loss": UNGUIDED,
+    "default": {},
+    "default without memory loss": {"w_memory": 0.0},
+    "default without patch contrast": {"w_patch": 0.0},
+    "default and class contrast": CLASS,
+    "default, class contrast, segmentation branch": {**CLASS, **BRANCH},
 }
 
 
@@ -52,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     for seed in options.seeds:
         for row in options.rows:
-            folder = options.output / f"{row.strip('+ ').replace(' ', '-')}-{seed}"
+            folder = options.output / f"{row.replace(' ', '-')}-{seed}"
             result = measure(options, ROWS[row], seed, folder)
             line = {"data": options.data.name, "row": row, "seed": seed, "iterations": options.iterations, **result}
             print(json.dumps(line), flush=True)

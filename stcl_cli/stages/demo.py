@@ -34,6 +34,8 @@ TRAINING = {
     "memory_start": 0.6,
     "segmentation_start": 0.7,
     "cam_scales": (1.0,),
+    "w_class": 0.5,
+    "w_seg": 0.1,
     "local_crops": 2,
 }
 BACKGROUND = (0.2, 0.3)

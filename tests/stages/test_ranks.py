@@ -35,7 +35,14 @@ def config(request, trained, tmp_path):
     common["lr"] = 1e-6  # Adam makes a step of this length of a gradient that is nothing but rounding, too
     if request.param == "segtrain":
         return SegtrainConfig(masks=str(tmp_path / "truth"), encoder="stcl_tiny", **common)
-    common |= {"contrast_start": 0.25, "segmentation_start": 0.5, "cam_scales": (1.0,), "local_crops": 2}
+    common |= {
+        "contrast_start": 0.25,
+        "segmentation_start": 0.5,
+        "cam_scales": (1.0,),
+        "local_crops": 2,
+        "w_class": 0.5,
+        "w_seg": 0.1,
+    }
     common |= {"memory_start": 0.5, "memory_update": "fifo"}  # all regions are stored, also those of a network so fresh
     return TrainConfig(labels=str(tmp_path / "labels.csv"), backbone="stcl_tiny", **common)
 

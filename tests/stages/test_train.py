@@ -25,6 +25,8 @@ def config(trained, tmp_path) -> TrainConfig:
         crop_size=32,
         contrast_start=0.25,
         segmentation_start=0.5,
+        w_class=0.5,
+        w_seg=0.1,
         save_every=2,
         log_every=1,
     )
