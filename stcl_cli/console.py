@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -45,9 +46,20 @@ def set_verbosity(level: int) -> None:
     _verbosity, console.quiet = level, level < 0
 
 
+def _pace(speed: float) -> str:
+    """Items a second, or seconds an item where that says more; nothing before the first."""
+    if not speed:
+        return ""
+    return f"{speed:.1f}/s" if speed >= 0.1 else f"{1 / speed:.0f} s each"
+
+
+def _time_left(items: int, speed: float) -> str:
+    return f"{timedelta(seconds=round(items / speed))} left" if speed else ""
+
+
 class _Rate(ProgressColumn):
     def render(self, task) -> Text:
-        return Text(f"{task.speed:.1f}/s" if task.speed else "", style="dim")
+        return Text(_pace(task.speed or 0), style="dim")
 
 
 class _Rest(ProgressColumn):
@@ -88,8 +100,8 @@ class Meter:
         elif self.done >= self.total or time.monotonic() - self.printed >= self.pause:
             self.printed = time.monotonic()
             rate = (self.done - self.first) / max(self.printed - self.started, 1e-9)
-            left = f"{(self.total - self.done) / rate:.0f} s left" if rate and self.done < self.total else "done"
-            say(f"{self.title} {self.done}/{self.total}  {rate:.1f}/s  {left}  {self.text}".rstrip())
+            left = "done" if self.done >= self.total else _time_left(self.total - self.done, rate)
+            say(f"{self.title} {self.done}/{self.total}  {_pace(rate)}  {left}  {self.text}".rstrip())
 
 
 @contextmanager

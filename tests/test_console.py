@@ -28,9 +28,18 @@ def test_without_a_terminal_a_line_now_and_then(capsys, clock):
             clock[0] += 1
             gauge.advance(text="loss 1.0" if clock[0] == 3 else None)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "train 55/100  1.0/s  45 s left  loss 1.0"  # what a resumed run skipped is not speed
+    assert lines[0] == "train 55/100  1.0/s  0:00:45 left  loss 1.0"  # what a resumed run skipped is not speed
     assert lines[-1] == "train 100/100  1.0/s  done  loss 1.0"
     assert len(lines) == 4
+
+
+def test_slow_items_are_told_by_their_seconds(capsys, clock):
+    with console.meter("train", 20_000) as gauge:
+        clock[0] = 20
+        gauge.advance(0)
+        clock[0] = 75
+        gauge.advance()
+    assert capsys.readouterr().err.splitlines() == ["train 0/20000", "train 1/20000  75 s each  17 days, 8:38:45 left"]
 
 
 def test_a_bar_on_80_columns_shows_its_figures_whole(monkeypatch):
