@@ -15,6 +15,7 @@ from stcl_cli.formats.classes import check_classes, classes_of
 from stcl_cli.formats.files import shown
 from stcl_cli.formats.masks import IGNORE, read_mask
 from stcl_cli.metrics import confusion_matrix
+from stcl_cli.strips import strips
 
 
 class TrueClasses(NamedTuple):
@@ -70,14 +71,15 @@ def compare_mask(path: Path, mask_HW: np.ndarray, truth_HW: np.ndarray, classes:
         raise PhotoError(
             f"{shown(path)}: is {_size(mask_HW)}, but the true mask is {_size(truth_HW)}; make it at the photo's size"
         )
-    return confusion_matrix(truth_HW, mask_HW, classes + 1)
+    return sum(confusion_matrix(truth_HW[rows], mask_HW[rows], classes + 1) for rows in strips(mask_HW.shape))
 
 
 def compare_cam(path: Path, cam: CamFile, truth_HW: np.ndarray, sweep: CamSweep) -> None:
     """Add the CAMs that were read from `path` to `sweep`. PhotoError if they are of a photo of another size."""
     if truth_HW.shape != tuple(cam.size):
         raise PhotoError(f"{shown(path)}: is of another photo than the true mask ({_size(truth_HW)})")
-    sweep.add(truth_HW, cam.full_size(), cam.labels)
+    for rows in strips(truth_HW.shape):
+        sweep.add(truth_HW[rows], cam.full_size(rows), cam.labels)
 
 
 def _size(mask_HW: np.ndarray) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,6 @@ from stcl_cli.runtime import Runtime
 from stcl_models.memory_bank import MemoryBank
 from stcl_models.stcl import Stcl, rescale, resize
 
-STRIP = 2**22  # pixels that are resized at a time
 CAM_STRIDE = 4  # CAMs are kept at a quarter of the photo: a ViT's maps hold nothing finer
 
 
@@ -91,29 +89,3 @@ def photo_scores(
 
 def _to_batch(photo_HW3: np.ndarray, runtime: Runtime) -> Tensor:
     return torch.from_numpy(photo_HW3.transpose(2, 0, 1)[None].copy()).to(runtime.device)
-
-
-def argmax_at_size(scores_KHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The best class of every pixel after bilinear resizing to `size`, uint8; in strips and one class at a time, so
-    that a mask of 100 megapixels needs little more memory than itself."""
-    winner_HW = np.zeros(size, np.uint8)
-    step = max(1, STRIP // size[1])
-    for start in range(0, size[0], step):
-        winner = winner_HW[start : start + step]  # a view
-        rows = range(start, start + len(winner))
-        best = _rows_at_size(scores_KHW[0], size, rows)
-        for index, score_HW in enumerate(scores_KHW[1:], 1):
-            scores = _rows_at_size(score_HW, size, rows)
-            winner[scores > best] = index
-            np.maximum(best, scores, out=best)
-    return winner_HW
-
-
-def _rows_at_size(score_HW: np.ndarray, size: tuple[int, int], rows: range) -> np.ndarray:
-    """These rows of `score_HW` after bilinear resizing to `size`, as cv2.resize makes them."""
-    last = score_HW.shape[0] - 1
-    place = np.clip((np.asarray(rows) + 0.5) * (score_HW.shape[0] / size[0]) - 0.5, 0, last)
-    above = place.astype(int)
-    share = (place - above).astype(score_HW.dtype)[:, None]
-    strip = score_HW[above] * (1 - share) + score_HW[np.minimum(above + 1, last)] * share
-    return cv2.resize(strip, (size[1], len(rows)), interpolation=cv2.INTER_LINEAR)

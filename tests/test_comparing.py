@@ -44,6 +44,18 @@ def test_a_mask_is_counted_where_the_truth_is_sure(tmp_path):
         compare_mask(tmp_path / "x.png", TRUTH.T, TRUTH, 2)
 
 
+def test_strips_count_as_the_whole_does(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    truth_HW, mask_HW = rng.integers(0, 3, (2, 20, 30), dtype=np.uint8)
+    cam = CamFile(("cat", "dog"), (0, 1), rng.random((2, 5, 8)).astype(np.float32), (20, 30))
+    counted = []
+    for strip in (10**9, 70):
+        monkeypatch.setattr("stcl_cli.strips.STRIP", strip)
+        compare_cam(tmp_path / "x", cam, truth_HW, sweep := CamSweep(2))
+        counted.append((compare_mask(tmp_path / "x", mask_HW, truth_HW, 2).tolist(), sweep.counts.tolist()))
+    assert counted[0] == counted[1]
+
+
 def test_cams_grow_to_the_size_of_the_truth(tmp_path):
     truth_HW = np.zeros((4, 8), np.uint8)
     truth_HW[:, 4:] = 1

@@ -36,6 +36,7 @@ LAYERS = [
         "metrics",
         "pictures",
         "runtime",
+        "strips",
         "console",
         "distributed",
         "launch",

@@ -1,18 +1,10 @@
-import tracemalloc
-from unittest import mock
-
-import cv2
 import numpy as np
 import torch
-from helpers import quick, seeds
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from stcl_cli import inference
 from stcl_cli.cams import normalise_cams
-from stcl_cli.inference import argmax_at_size, label_maps, photo_affinity, photo_cams, photo_scores
+from stcl_cli.inference import label_maps, photo_affinity, photo_cams, photo_scores
 from stcl_cli.memory import memory_maps
 from stcl_cli.runtime import make_runtime
 from stcl_models.backbone import Backbone
@@ -96,36 +88,3 @@ def test_scores_lie_where_the_photo_is():
     for flip in (False, True):
         scores = photo_scores(Brightness(), CPU, PHOTO, (1.0,), flip)
         assert np.array_equal(scores.argmax(0), PHOTO[:, :, 0] > 127)
-
-
-@quick
-@given(seeds, st.integers(1, 30), st.integers(1, 30))
-def test_argmax_after_resizing_one_class_at_a_time(seed, height, width):
-    scores = np.random.default_rng(seed).random((4, 6, 5)).astype(np.float32)
-    before = scores.copy()
-    resized = np.stack([cv2.resize(score, (width, height), interpolation=cv2.INTER_LINEAR) for score in scores])
-    winner = argmax_at_size(scores, (height, width))
-    assert winner.dtype == np.uint8
-    assert np.array_equal(winner, resized.argmax(0))
-    assert np.array_equal(scores, before)
-
-
-@quick
-@given(seeds, st.integers(1, 30), st.integers(1, 30), st.integers(1, 200))
-def test_strips_are_rows_of_the_whole(seed, height, width, strip):
-    scores = np.random.default_rng(seed).random((3, 7, 5)).astype(np.float32)
-    resized = np.stack([cv2.resize(score, (width, height), interpolation=cv2.INTER_LINEAR) for score in scores])
-    with mock.patch.object(inference, "STRIP", strip):
-        winner = argmax_at_size(scores, (height, width))
-    won = np.take_along_axis(resized, winner[None].astype(int), 0)[0]
-    assert np.abs(won - resized.max(0)).max() < 1e-6
-
-
-def test_a_large_mask_needs_little_more_memory_than_itself():
-    scores = np.random.default_rng(0).random((3, 64, 64)).astype(np.float32)
-    tracemalloc.start()
-    winner = argmax_at_size(scores, (8000, 8000))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert set(np.unique(winner[:500])) == {0, 1, 2}
-    assert peak < 3 * winner.nbytes

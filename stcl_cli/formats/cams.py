@@ -22,6 +22,7 @@ from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.classes import check_classes
 from stcl_cli.formats.files import atomic_write, shown, to_json
 from stcl_cli.formats.images import MAX_PIXELS
+from stcl_cli.strips import resized_rows
 from stcl_cli.watch import reading
 
 FORMAT, VERSION = "cam", 1
@@ -81,11 +82,11 @@ class CamFile:
             _require(index.min() >= 0 and index.max() < patches, "an affinity within its grid")
             _require(similarity.min() >= 0 and similarity.max() <= 1, "an affinity in 0..1")
 
-    def full_size(self) -> np.ndarray:
-        """The maps at the photo's own size: (K, H, W) float32 in 0..1, bilinear."""
-        height, width = self.size
-        maps = [cv2.resize(cam, (width, height), interpolation=cv2.INTER_LINEAR) for cam in self.cam_KHW]
-        return np.stack(maps) if maps else np.zeros((0, height, width), np.float32)
+    def full_size(self, rows: slice | None = None) -> np.ndarray:
+        """The maps at the photo's own size, or these rows of them: (K, rows, W) float32 in 0..1, bilinear."""
+        rows = rows or slice(0, self.size[0])
+        maps = [resized_rows(cam, self.size, rows) for cam in self.cam_KHW]
+        return np.stack(maps) if maps else np.zeros((0, rows.stop - rows.start, self.size[1]), np.float32)
 
 
 def _require(fits: bool, what: str) -> None:

@@ -19,11 +19,11 @@ from torch import Tensor
 from stcl_cli.cams import between_is_ignored, with_background
 from stcl_cli.config import RefineConfig
 from stcl_cli.formats.cams import CamFile
-from stcl_cli.inference import argmax_at_size
 from stcl_cli.refine import crf, pydensecrf_backend
 from stcl_cli.refine.par import pixel_adaptive_refine
 from stcl_cli.refine.presets import CRF_PRESETS, CrfParams
 from stcl_cli.refine.walk import random_walk
+from stcl_cli.strips import argmax_at_size
 
 DenseCrf = Callable[[Sequence[Tensor], Sequence[np.ndarray], CrfParams], list[Tensor]]
 

@@ -11,10 +11,11 @@ from stcl_cli.console import meter, say
 from stcl_cli.data.photos import list_photos, photo_size, read_photo
 from stcl_cli.errors import PhotoError
 from stcl_cli.formats.masks import read_mask
-from stcl_cli.inference import argmax_at_size, photo_scores
+from stcl_cli.inference import photo_scores
 from stcl_cli.networks import load_segmenter
 from stcl_cli.runtime import make_runtime
 from stcl_cli.stages.output import Done, MaskFolder, Result, nobody, skip
+from stcl_cli.strips import argmax_at_size
 from stcl_cli.within_memory import Network
 
 
