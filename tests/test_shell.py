@@ -149,7 +149,7 @@ def test_ctrl_c_leaves_whole_files_and_says_how_to_go_on(shell, tmp_path):
 @pytest.mark.parametrize(
     ("words", "completed"),
     [
-        ("stcl re", "refine"),
+        ("stcl ref", "refine"),
         ("stcl export masks --to c", "coco cvat"),
         ("stcl refine cams --met", "--method"),
         ("stcl train ph", "photos"),

@@ -56,7 +56,7 @@ def test_254_classes_fit(tmp_path):
 
 @given(st.lists(st.text(max_size=5), max_size=5))
 def test_what_is_accepted_comes_back(tmp_path_factory, names):
-    path = tmp_path_factory.getbasetemp() / "classes.txt"
+    path = tmp_path_factory.mktemp("classes") / "classes.txt"
     try:
         classes.write_classes(path, names)
     except StclError as error:
