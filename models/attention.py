@@ -5,6 +5,7 @@ Shapes: B images, A heads, N tokens, D width of a head, G = B * A.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -75,7 +76,7 @@ class _Attention(torch.autograd.Function):
 def _tiles(groups: int, tokens: int) -> list[tuple[slice, slice]]:
     """(heads, rows) whose scores are at most CACHED values: several heads, or a part of the rows of one."""
     heads = max(1, CACHED // tokens**2)
-    rows = min(tokens, max(64, CACHED // tokens))
+    rows = math.ceil(tokens / math.ceil(tokens**2 / CACHED))  # parts of equal size
     return [
         (slice(head, head + heads), slice(row, row + rows))
         for head in range(0, groups, heads)

@@ -27,18 +27,29 @@ def dense_energy(
     size = [max(1, round(s * scale)) for s in photos_B3HW.shape[-2:]]
     probs = F.interpolate(logits_BKhw.float(), size=size, mode="bilinear", align_corners=False).softmax(1)
     with torch.no_grad():
-        colour = F.adaptive_avg_pool2d(photos_B3HW.float(), size).flatten(2) / sigma_rgb
+        colour_B3N = F.adaptive_avg_pool2d(photos_B3HW.float(), size).flatten(2) / sigma_rgb
         rows, columns = torch.meshgrid(*(torch.arange(s, device=probs.device) for s in size), indexing="ij")
-        place = torch.stack([rows, columns]).flatten(1).float() / (sigma_xy * side)
-        features_BNF = torch.cat([colour, place.expand(len(colour), -1, -1)], 1).transpose(1, 2)
-        features_BNF = features_BNF - features_BNF.mean(1, keepdim=True)
-        # |a - b|^2 = |a|^2 + |b|^2 - 2ab: one product and one exponential, where a distance needs five passes over W.
-        half_BN1 = -0.5 * features_BNF.square().sum(-1, keepdim=True)
-        one_BN1 = torch.ones_like(half_BN1)
-        left, right = torch.cat([features_BNF, half_BN1, one_BN1], -1), torch.cat([features_BNF, one_BN1, half_BN1], -1)
-        weight_BNN = torch.bmm(left, right.transpose(1, 2)).exp_()
+        place_2N = torch.stack([rows, columns]).flatten(1).float() / (sigma_xy * side)
+        features_BNF = torch.cat([colour_B3N, place_2N.expand(len(colour_B3N), -1, -1)], 1).transpose(1, 2)
         valid_B1N = F.adaptive_avg_pool2d(valid_BHW.float()[:, None], size).flatten(2)
-        total = sum_over_ranks((torch.bmm(valid_B1N, weight_BNN) * valid_B1N).sum()).clamp_min(1e-6)
     probs_BKN = probs.flatten(2) * valid_B1N
-    agreement = (torch.bmm(probs_BKN, weight_BNN) * probs_BKN).sum()
-    return 1 - ranks() * agreement / total
+    # L is quadratic: with W p at hand its gradient needs no W, which so need not be kept.
+    spread_BKN, spread_B1N = _spread([probs_BKN.detach(), valid_B1N], features_BNF)
+    total = sum_over_ranks((spread_B1N * valid_B1N).sum()).clamp_min(1e-6)
+    half = (spread_BKN * probs_BKN).sum()
+    return 1 - ranks() * (2 * half - half.detach()) / total
+
+
+def _spread(values: list[Tensor], features_BNF: Tensor) -> tuple[Tensor, ...]:
+    """W times values (B,*,N), W_ij = exp(-|f_i - f_j|^2 / 2), from f_i . f_j - |f_i|^2 / 2 - |f_j|^2 / 2."""
+    features_BNF = features_BNF - features_BNF.mean(1, keepdim=True)
+    half_BN1 = -0.5 * features_BNF.square().sum(-1, keepdim=True)
+    one_BN1 = torch.ones_like(half_BN1)
+    left, right = torch.cat([features_BNF, half_BN1, one_BN1], -1), torch.cat([features_BNF, one_BN1, half_BN1], -1)
+    together = torch.cat(values, 1)
+    step = 1 if together.device.type == "cpu" else len(together)  # W of one photo stays in a CPU's cache
+    parts = [
+        torch.bmm(v, torch.bmm(a, b.transpose(1, 2)).exp_())
+        for v, a, b in zip(together.split(step), left.split(step), right.split(step), strict=True)
+    ]
+    return torch.cat(parts).split([value.shape[1] for value in values], 1)
