@@ -130,10 +130,16 @@ def to_map(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
     return tokens_BND.transpose(1, 2).unflatten(2, grid)
 
 
+def rounded_size(size: tuple[int, int] | torch.Size, scale: float, multiple: int) -> tuple[int, int]:
+    """Both sides times `scale`, rounded to a multiple of the patch size (at least one patch)."""
+    height, width = (max(multiple, round(side * scale / multiple) * multiple) for side in size)
+    return height, width
+
+
 def rescale(images_B3HW: Tensor, scale: float, multiple: int) -> Tensor:
-    """Bilinear resize by `scale`, sides rounded to a multiple of the patch size (at least one patch)."""
-    size = [max(multiple, round(side * scale / multiple) * multiple) for side in images_B3HW.shape[-2:]]
-    return images_B3HW if size == list(images_B3HW.shape[-2:]) else resize(images_B3HW, size)
+    """Bilinear resize to `rounded_size`."""
+    size = rounded_size(images_B3HW.shape[-2:], scale, multiple)
+    return images_B3HW if size == images_B3HW.shape[-2:] else resize(images_B3HW, size)
 
 
 def resize(maps: Tensor, size: tuple[int, ...] | list[int]) -> Tensor:

@@ -98,7 +98,10 @@ class Compute:
     )
     seed: int = option(0, "Fixes every random choice of the run.", range=NOT_NEGATIVE)
     workers: int | None = option(
-        None, "Processes that read photos. [default: up to 8 beside a GPU, none on the CPU]", range=NOT_NEGATIVE
+        None,
+        "Processes that read photos in training [default: up to 8 beside a GPU, none on the CPU]; threads that read "
+        "and write in cam and predict [default: one a core, up to 8].",
+        range=NOT_NEGATIVE,
     )
 
 

@@ -1,4 +1,4 @@
-"""One photo through a network, at several scales with mirror images: for the exports and for measuring in training."""
+"""Photos through a network, at several scales with mirror images: for the exports and for measuring in training."""
 
 from __future__ import annotations
 
@@ -30,17 +30,23 @@ class PhotoCams(NamedTuple):
 
 
 @torch.inference_mode()
-def photo_cams(model: Stcl, runtime: Runtime, photo_HW3: np.ndarray, scales: tuple[float, ...]) -> PhotoCams:
-    """uint8 RGB -> what a multi-scale pass says of it."""
-    images = model.backbone.normalise(_to_batch(photo_HW3, runtime))
-    size = tuple(-(-side // CAM_STRIDE) for side in photo_HW3.shape[:2])
-    prototypes = None if model.memory is None else model.memory.prototype[None]
+def photo_cams(
+    model: Stcl, runtime: Runtime, photos: Sequence[np.ndarray], scales: tuple[float, ...]
+) -> list[PhotoCams]:
+    """What a multi-scale pass says of each photo; they are uint8 RGB (H,W,3) of one `rounded_size` at scale 1."""
+    images = model.backbone.normalise(_to_batch(photos, model.backbone.patch_size, runtime))
+    size = tuple(-(-side // CAM_STRIDE) for side in images.shape[-2:])
+    prototypes = None if model.memory is None else model.memory.prototype.expand(len(photos), -1, -1)
     with runtime.autocast():
         cams = model.cam_pass(images, scales, size, prototypes_BRD=prototypes)
-    cosine = None if cams.cosine_BRhw is None else cams.cosine_BRhw[0]
-    return PhotoCams(
-        cams.cam_BChw[0].float(), cams.cam_aux_BChw[0].float(), cosine, cams.logits_BC[0].float().sigmoid()
-    )
+    probabilities = cams.logits_BC.float().sigmoid()
+    maps = [cams.cam_BChw, cams.cam_aux_BChw] + ([] if cams.cosine_BRhw is None else [cams.cosine_BRhw])
+    found = []
+    for index, photo in enumerate(photos):
+        own = [-(-side // CAM_STRIDE) for side in photo.shape[:2]]
+        last, aux, *cosine = (resize(m[index : index + 1].float(), own)[0] for m in maps)
+        found.append(PhotoCams(last, aux, cosine[0] if cosine else None, probabilities[index]))
+    return found
 
 
 @torch.inference_mode()
@@ -61,31 +67,47 @@ def label_maps(cams: PhotoCams, labels: Sequence[int], bank: MemoryBank | None, 
 
 
 @torch.inference_mode()
-def photo_affinity(model: Stcl, runtime: Runtime, photo_HW3: np.ndarray, scale: float) -> Affinity:
-    """Which patches of the photo, seen at `scale`, the tokens that patch contrast trained are alike in."""
-    images = rescale(model.backbone.normalise(_to_batch(photo_HW3, runtime)), scale, model.backbone.patch_size)
+def photo_affinities(model: Stcl, runtime: Runtime, photos: Sequence[np.ndarray], scale: float) -> list[Affinity]:
+    """Which patches of each photo, seen at `scale`, the tokens that patch contrast trained are alike in.
+
+    Photos as for `photo_cams`.
+    """
+    patch = model.backbone.patch_size
+    images = rescale(model.backbone.normalise(_to_batch(photos, patch, runtime)), scale, patch)
     with runtime.autocast():
         tokens = model.backbone(images)
-    index, similarity = compact_affinity(token_similarity(tokens.patch_BND[0]), tokens.grid)
-    return Affinity(index.cpu().numpy(), similarity.float().cpu().numpy())
+    found = []
+    for patch_ND in tokens.patch_BND:
+        index, similarity = compact_affinity(token_similarity(patch_ND), tokens.grid)
+        found.append(Affinity(index.cpu().numpy(), similarity.float().cpu().numpy()))
+    return found
 
 
 @torch.inference_mode()
 def photo_scores(
-    model: nn.Module, runtime: Runtime, photo_HW3: np.ndarray, scales: tuple[float, ...], flip: bool
-) -> Tensor:
-    """uint8 RGB -> mean class probabilities (K,H,W) of a segmentation model, float32."""
-    images = model.normalise(_to_batch(photo_HW3, runtime))
-    total = 0
+    model: nn.Module, runtime: Runtime, photos: Sequence[np.ndarray], scales: tuple[float, ...], flip: bool
+) -> list[Tensor]:
+    """Photos as for `photo_cams` -> mean class probabilities (K,H,W) of a segmentation model, float32, for each."""
+    images = model.normalise(_to_batch(photos, model.multiple, runtime))
+    totals: list[Tensor | int] = [0] * len(photos)
     for scale in scales:
         scaled = rescale(images, scale, model.multiple)
         with runtime.autocast():
             scores = model(torch.cat([scaled, scaled.flip(-1)]) if flip else scaled).float()
         if flip:
-            scores = (scores[:1] + scores[1:].flip(-1)) / 2
-        total = total + resize(scores, photo_HW3.shape[:2]).softmax(1)
-    return total[0] / len(scales)
+            plain, mirror = scores.chunk(2)
+            scores = (plain + mirror.flip(-1)) / 2
+        for index, photo in enumerate(photos):
+            totals[index] += resize(scores[index : index + 1], photo.shape[:2])[0].softmax(0) / len(scales)
+    return totals
 
 
-def _to_batch(photo_HW3: np.ndarray, runtime: Runtime) -> Tensor:
-    return torch.from_numpy(photo_HW3.transpose(2, 0, 1)[None].copy()).to(runtime.device)
+def _to_batch(photos: Sequence[np.ndarray], multiple: int, runtime: Runtime) -> Tensor:
+    """Photos at their network size, 0..255 (B,3,H,W); to a GPU without waiting for it."""
+    images = []
+    for photo_HW3 in photos:
+        pixels = torch.from_numpy(np.ascontiguousarray(photo_HW3))
+        if runtime.device.type == "cuda":
+            pixels = pixels.pin_memory().to(runtime.device, non_blocking=True)
+        images.append(rescale(pixels.permute(2, 0, 1)[None].float(), 1.0, multiple))
+    return torch.cat(images)

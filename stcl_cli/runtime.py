@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import random
 import warnings
@@ -16,6 +17,8 @@ from stcl_cli.launch import launch
 
 # More reading processes than cores are what --workers asked for; PyTorch would say so in four lines for each loader.
 warnings.filterwarnings("ignore", message="This DataLoader will create")
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,21 @@ def make_runtime(device: str, amp: str = "off") -> Runtime:
     if chosen.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
+    else:
+        _keep_freed_memory()
     return Runtime(chosen, torch.bfloat16 if amp == "bf16" else None)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc use freed blocks again, up to 2 GB of them.
+
+    By default it hands large ones back to the system, which clears each page anew for the next layer: 13 % of the time
+    of a CAM export with DeiT-tiny.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def pick_device(name: str) -> torch.device:

@@ -45,7 +45,7 @@ def cam_validation(
         sweep, skipped = CamSweep(len(true.names)), []
         for photo, pixels, truth in _with_truth(photos, config, true, skipped):
             shown = list(labels[photo.name])
-            cams = photo_cams(model, runtime, pixels, config.cam_scales)
+            (cams,) = photo_cams(model, runtime, [pixels], config.cam_scales)
             maps = label_maps(cams, shown, model.memory, config.guidance)
             maps = resize(maps[None], pixels.shape[:2])[0].cpu().numpy()
             sweep.add(truth, maps, shown)
@@ -70,7 +70,8 @@ def segmentation_validation(
         model.eval()
         total, skipped = np.zeros((count + 1, count + 2), np.int64), []
         for _, pixels, truth in _with_truth(photos, config, true, skipped):
-            predicted = photo_scores(model, runtime, pixels, (1.0,), flip=False).argmax(0).byte().cpu().numpy()
+            (scores,) = photo_scores(model, runtime, [pixels], (1.0,), flip=False)
+            predicted = scores.argmax(0).byte().cpu().numpy()
             total += confusion_matrix(truth, predicted, count + 1)
         return {"miou": mean_iou(sum_over_ranks(torch.from_numpy(total)).numpy()), "skipped": skipped}
 

@@ -16,6 +16,7 @@ from stcl_cli.formats.files import shown
 from stcl_cli.runtime import Runtime
 
 CPU = torch.device("cpu")
+Input = TypeVar("Input")
 Result = TypeVar("Result")
 
 
@@ -37,21 +38,24 @@ def too_large(path: Path) -> PhotoError:
 
 
 class Network:
-    """A network that computes one photo after the other; on the CPU what the GPU has too little memory for."""
+    """A network that computes batches of photos; on the CPU what the GPU has too little memory for."""
 
     def __init__(self, model: nn.Module, runtime: Runtime) -> None:
         self.model, self.runtime = model.to(runtime.device).eval(), runtime
         self.on_cpu: nn.Module | None = None
 
-    def compute(self, work: Callable[[nn.Module, Runtime], Result], path: Path) -> Result:
-        """work(model, runtime) for the photo at `path`. PhotoError if that does not fit anywhere."""
-        result = if_it_fits(lambda: work(self.model, self.runtime))
-        if result is None and self.runtime.device.type != "cpu":
+    def compute(
+        self, work: Callable[[nn.Module, Runtime, list[Input]], list[Result]], inputs: list[Input], paths: list[Path]
+    ) -> list[Result | PhotoError]:
+        """work(model, runtime, inputs) of the photos at `paths`; a PhotoError for one that does not fit anywhere."""
+        results = if_it_fits(lambda: work(self.model, self.runtime, inputs))
+        if results is None and len(inputs) > 1:
+            alone = [self.compute(work, [one], [path]) for one, path in zip(inputs, paths, strict=True)]
+            return [result for (result,) in alone]
+        if results is None and self.runtime.device.type != "cpu":
             if self.on_cpu is None:
-                warn(f"{shown(path)}: is too large for the GPU's memory; the CPU takes it, and others like it")
+                warn(f"{shown(paths[0])}: is too large for the GPU's memory; the CPU takes it, and others like it")
                 self.on_cpu = copy.deepcopy(self.model.to(CPU))
                 self.model.to(self.runtime.device)
-            result = if_it_fits(lambda: work(self.on_cpu, Runtime(CPU, None)))
-        if result is None:
-            raise too_large(path)
-        return result
+            results = if_it_fits(lambda: work(self.on_cpu, Runtime(CPU, None), inputs))
+        return [too_large(paths[0])] if results is None else results

@@ -20,6 +20,7 @@ LAYERS = [
         "networks",
         "inference",
         "within_memory",
+        "pipeline",
         "data",
         "refine",
         "export",

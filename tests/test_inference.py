@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stcl_cli.cams import normalise_cams
-from stcl_cli.inference import label_maps, photo_affinity, photo_cams, photo_scores
+from stcl_cli.inference import label_maps, photo_affinities, photo_cams, photo_scores
 from stcl_cli.memory import memory_maps
 from stcl_cli.runtime import make_runtime
 from stcl_models.backbone import Backbone
@@ -25,8 +25,8 @@ def a_model_with_a_memory() -> Stcl:
 
 def test_cams_of_a_photo_of_any_size():
     model = a_model_with_a_memory()
-    cams = photo_cams(model, CPU, PHOTO, (1.0, 0.5))
-    mirrored = photo_cams(model, CPU, PHOTO[:, ::-1], (1.0, 0.5))
+    (cams,) = photo_cams(model, CPU, [PHOTO], (1.0, 0.5))
+    (mirrored,) = photo_cams(model, CPU, [PHOTO[:, ::-1]], (1.0, 0.5))
     assert cams.cam_Chw.shape == cams.cam_aux_Chw.shape == (3, 12, 16)  # a quarter, rounded up
     assert cams.cosine_Chw.shape == (4, 12, 16)
     assert cams.cam_Chw.min() >= 0
@@ -35,9 +35,27 @@ def test_cams_of_a_photo_of_any_size():
     assert ((cams.probability_C > 0) & (cams.probability_C < 1)).all()
 
 
+def test_photos_of_like_size_together_as_one_by_one():
+    photos = [PHOTO, PHOTO[::-1, 1:], PHOTO[1:, :-1]]  # 45 x 62, 45 x 61, 44 x 61: all 48 x 64 for the network
+    model = a_model_with_a_memory()
+    together = photo_cams(model, CPU, photos, (1.0, 0.5))
+    for photo, cams in zip(photos, together, strict=True):
+        (alone,) = photo_cams(model, CPU, [photo], (1.0, 0.5))
+        for mine, other in zip(cams, alone, strict=True):
+            assert torch.allclose(mine, other, atol=1e-5)
+    affinities = photo_affinities(model, CPU, photos, 1.0)
+    for photo, affinity in zip(photos, affinities, strict=True):
+        (alone,) = photo_affinities(model, CPU, [photo], 1.0)
+        assert np.allclose(affinity.similarity_hwJ, alone.similarity_hwJ, atol=2e-3)
+    segmenter = VitSegmenter(Backbone("stcl_tiny"), 2).eval()
+    for flip in (True, False):
+        for photo, scores in zip(photos, photo_scores(segmenter, CPU, photos, (1.0, 1.5), flip), strict=True):
+            assert torch.allclose(scores, photo_scores(segmenter, CPU, [photo], (1.0, 1.5), flip)[0], atol=1e-5)
+
+
 def test_maps_of_labels_with_the_memory_without_it_and_with_half_of_each():
     model = a_model_with_a_memory()
-    cams = photo_cams(model, CPU, PHOTO, (1.0,))
+    (cams,) = photo_cams(model, CPU, [PHOTO], (1.0,))
     plain, whole, half = (label_maps(cams, (0, 2), model.memory, memory) for memory in (0.0, 1.0, 0.5))
     both = normalise_cams(cams.cam_Chw[[0, 2]]) + normalise_cams(cams.cam_aux_Chw[[0, 2]])
     assert torch.equal(plain, normalise_cams(both))
@@ -46,7 +64,7 @@ def test_maps_of_labels_with_the_memory_without_it_and_with_half_of_each():
     assert torch.allclose(half, (plain + whole) / 2)
     assert label_maps(cams, (), model.memory, 0.5).shape == (0, 12, 16)
     bare = Stcl(Backbone("stcl_tiny"), 3).eval()
-    cams = photo_cams(bare, CPU, PHOTO, (1.0,))
+    (cams,) = photo_cams(bare, CPU, [PHOTO], (1.0,))
     assert cams.cosine_Chw is None
     assert torch.equal(label_maps(cams, (1,), None, 0.5), label_maps(cams, (1,), None, 0.0))
 
@@ -55,8 +73,8 @@ def test_affinity_of_a_photo_of_any_size():
     model = Stcl(Backbone("stcl_tiny"), 3).eval()
     patch = model.backbone.patch_size
     for scale in (1.0, 2.0):
-        index, similarity = photo_affinity(model, CPU, PHOTO, scale)
-        h, w = (round(side * scale / patch) for side in PHOTO.shape[:2])
+        ((index, similarity),) = photo_affinities(model, CPU, [PHOTO], scale)
+        h, w = (round(round(side / patch) * scale) for side in PHOTO.shape[:2])
         assert index.shape == similarity.shape == (h, w, min(32, h * w))
         assert np.array_equal(index[..., 0], np.arange(h * w).reshape(h, w))  # a patch is most like itself
         assert np.allclose(similarity[..., 0], 1)
@@ -64,11 +82,12 @@ def test_affinity_of_a_photo_of_any_size():
 
 def test_scores_are_mean_probabilities_at_the_photos_size():
     model = VitSegmenter(Backbone("stcl_tiny"), 2).eval()
-    one, other, both = (photo_scores(model, CPU, PHOTO, scales, flip=True) for scales in ((1.0,), (0.5,), (1.0, 0.5)))
+    scales = ((1.0,), (0.5,), (1.0, 0.5))
+    one, other, both = (photo_scores(model, CPU, [PHOTO], some, flip=True)[0] for some in scales)
     assert one.shape == (3, 45, 62)
     assert torch.allclose(one.sum(0), torch.ones(45, 62), atol=1e-5)
     assert torch.allclose(both, (one + other) / 2, atol=1e-6)
-    mirrored = photo_scores(model, CPU, PHOTO[:, ::-1], (1.0,), flip=True)
+    (mirrored,) = photo_scores(model, CPU, [PHOTO[:, ::-1]], (1.0,), flip=True)
     assert torch.allclose(one, mirrored.flip(-1), atol=1e-5)
 
 
@@ -86,5 +105,5 @@ class Brightness(nn.Module):
 
 def test_scores_lie_where_the_photo_is():
     for flip in (False, True):
-        scores = photo_scores(Brightness(), CPU, PHOTO, (1.0,), flip)
+        (scores,) = photo_scores(Brightness(), CPU, [PHOTO], (1.0,), flip)
         assert np.array_equal(scores.argmax(0), PHOTO[:, :, 0] > 127)

@@ -1,4 +1,7 @@
+import platform
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -38,6 +41,26 @@ def test_auto_takes_what_is_there(monkeypatch):
 def test_precision_on_the_cpu(amp, dtype):
     with make_runtime("cpu", amp).autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+def test_freed_memory_is_used_again():
+    code = """
+import resource, sys, torch
+from stcl_cli.runtime import make_runtime
+
+if sys.argv[1] == "yes":
+    make_runtime("cpu")
+for turn in range(12):  # the first ones find their places
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(10, 2**20).add_(1)  # 40 MB
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {
+        made: int(subprocess.run([sys.executable, "-c", code, made], capture_output=True, check=True).stdout)
+        for made in ("no", "yes")
+    }
+    assert faults["yes"] < 100 < faults["no"]
 
 
 @pytest.mark.cuda

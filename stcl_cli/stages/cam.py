@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from stcl_cli.config import CamConfig
 from stcl_cli.console import meter, say
 from stcl_cli.data.labels import match_labels, read_labels
-from stcl_cli.data.photos import list_photos, photo_size, read_photo
+from stcl_cli.data.photos import Photo, list_photos, photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
-from stcl_cli.formats.cams import CamFile, write_cam
+from stcl_cli.formats.cams import Affinity, CamFile, write_cam
 from stcl_cli.formats.files import output_path
-from stcl_cli.inference import label_maps, photo_affinity, photo_cams
+from stcl_cli.inference import label_maps, photo_affinities, photo_cams
 from stcl_cli.networks import load_stcl
+from stcl_cli.pipeline import Pipeline
 from stcl_cli.runtime import Runtime, make_runtime
 from stcl_cli.stages.output import Done, Result, nobody, open_folder, skip
 from stcl_cli.within_memory import Network
@@ -43,41 +45,61 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
     network = Network(model, runtime)
     wanted = [photo for photo in photos if mine(photo.name) and (not config.labels or photo.name in given)]
     todo = [photo for photo in wanted if not os.path.exists(output_path(folder, photo.name, ".safetensors"))]
+
+    def read(photo: Photo) -> np.ndarray:
+        return read_photo(photo.path, trained.max_side)
+
+    def compute(photos: list[Photo], pixels: list[np.ndarray]) -> list[_Found | PhotoError]:
+        labels = [given.get(photo.name) for photo in photos]
+        inputs = list(zip(pixels, labels, strict=True))
+        return network.compute(partial(_find, config), inputs, [photo.path for photo in photos])
+
+    def write(photo: Photo, found: _Found) -> dict[str, Any]:
+        file = CamFile(
+            classes=info.classes,
+            labels=found.labels,
+            cam_KHW=found.cam_Khw.cpu().numpy(),
+            size=photo_size(photo.path),
+            source="given" if config.labels else "predicted",
+            scores=tuple(found.probability_K.tolist()),
+            affinity=found.affinity,
+        )
+        path = output_path(folder, photo.name, ".safetensors")
+        write_cam(path, file)
+        names = [info.classes[label] for label in file.labels]
+        return {"image": photo.name, "output": path, "classes": names, "source": file.source}
+
+    work = Pipeline(read, compute, write, model.backbone.patch_size, trained.max_side)
     with meter("cam", len(wanted), len(wanted) - len(todo)) as gauge:
-        for photo in todo:
-            try:
-                pixels = read_photo(photo.path, trained.max_side)
-                work = partial(_cam_of, config=config, pixels=pixels, labels=given.get(photo.name))
-                made = network.compute(work, photo.path)
-                file = CamFile(
-                    classes=info.classes,
-                    size=photo_size(photo.path),
-                    source="given" if config.labels else "predicted",
-                    **made,
-                )
-                path = output_path(folder, photo.name, ".safetensors")
-                write_cam(path, file)
-            except PhotoError as error:
-                skip(failures, [(photo.name, error)])
+        for photo, outcome in work.run(todo, runtime.device, config.workers):
+            if isinstance(outcome, PhotoError):
+                skip(failures, [(photo.name, outcome)])
             else:
-                names = [info.classes[label] for label in file.labels]
-                done({"image": photo.name, "output": path, "classes": names, "source": file.source})
+                done(outcome)
             gauge.advance()
     failures.merge()
     say(f"{len(wanted) + len(skipped) - len(failures)} CAMs in {folder}")
     return Result(skipped=len(failures), next=("refine", folder, "--images", config.images, "-o", "MASKS"))
 
 
-def _cam_of(
-    model: Stcl, runtime: Runtime, config: CamConfig, pixels: np.ndarray, labels: tuple[int, ...] | None
-) -> dict[str, Any]:
-    """The fields of a CamFile that the network computes; without labels they are predicted."""
-    cams = photo_cams(model, runtime, pixels, config.scales)
-    if labels is None:
-        labels = tuple((cams.probability_C >= config.threshold).nonzero().flatten().tolist())
-    return {
-        "labels": labels,
-        "cam_KHW": label_maps(cams, labels, model.memory, config.memory).cpu().numpy(),
-        "scores": tuple(cams.probability_C[list(labels)].tolist()),
-        "affinity": photo_affinity(model, runtime, pixels, 1.0) if config.affinity else None,
-    }
+class _Found(NamedTuple):
+    labels: tuple[int, ...]
+    cam_Khw: Tensor
+    probability_K: Tensor
+    affinity: Affinity | None
+
+
+def _find(
+    config: CamConfig, model: Stcl, runtime: Runtime, inputs: list[tuple[np.ndarray, tuple[int, ...] | None]]
+) -> list[_Found]:
+    """What the network says of (photo, labels); without labels they are predicted."""
+    photos = [pixels for pixels, _ in inputs]
+    cams = photo_cams(model, runtime, photos, config.scales)
+    affinities = photo_affinities(model, runtime, photos, 1.0) if config.affinity else [None] * len(photos)
+    found = []
+    for cam, affinity, (_, labels) in zip(cams, affinities, inputs, strict=True):
+        if labels is None:
+            labels = tuple((cam.probability_C >= config.threshold).nonzero().flatten().tolist())
+        maps = label_maps(cam, labels, model.memory, config.memory)
+        found.append(_Found(labels, maps, cam.probability_C[list(labels)], affinity))
+    return found

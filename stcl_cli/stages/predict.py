@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
 
 from stcl_cli.config import PredictConfig
 from stcl_cli.console import meter, say
-from stcl_cli.data.photos import list_photos, photo_size, read_photo
+from stcl_cli.data.photos import Photo, list_photos, photo_size, read_photo
 from stcl_cli.errors import PhotoError
 from stcl_cli.formats.masks import read_mask
 from stcl_cli.inference import photo_scores
 from stcl_cli.networks import load_segmenter
+from stcl_cli.pipeline import Pipeline
 from stcl_cli.runtime import make_runtime
 from stcl_cli.stages.output import Done, MaskFolder, Result, nobody, skip
 from stcl_cli.strips import argmax_at_size
@@ -31,22 +36,28 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
     skip(folder.failures, missing)
     network = Network(model, runtime)
     todo = [photo for photo in photos if not folder.has(photo.name)]
+
+    def read(photo: Photo) -> np.ndarray | None:
+        if os.path.exists(folder.mask_path(photo.name)):
+            return None  # what lacks is its overlay
+        return read_photo(photo.path, trained.max_side)
+
+    def compute(photos: list[Photo], pixels: list[np.ndarray]) -> list[Tensor | PhotoError]:
+        work = partial(photo_scores, scales=config.scales, flip=config.flip)
+        return network.compute(work, pixels, [photo.path for photo in photos])
+
+    def write(photo: Photo, scores_KHW: Tensor | None) -> dict[str, Any]:
+        if scores_KHW is None:
+            return folder.write(photo, read_mask(folder.mask_path(photo.name)))
+        return folder.write(photo, argmax_at_size(scores_KHW.cpu().numpy(), photo_size(photo.path)))
+
+    work = Pipeline(read, compute, write, model.multiple, trained.max_side)
     with meter("predict", len(photos), len(photos) - len(todo)) as gauge:
-        for photo in todo:
-            try:
-                path = folder.mask_path(photo.name)
-                if os.path.exists(path):  # what lacks is its overlay
-                    mask = read_mask(path)
-                else:
-                    pixels = read_photo(photo.path, trained.max_side)
-                    work = partial(photo_scores, photo_HW3=pixels, scales=config.scales, flip=config.flip)
-                    scores = network.compute(work, photo.path)
-                    mask = argmax_at_size(scores.cpu().numpy(), photo_size(photo.path))
-                item = folder.write(photo, mask)
-            except PhotoError as error:
-                skip(folder.failures, [(photo.name, error)])
+        for photo, outcome in work.run(todo, runtime.device, config.workers):
+            if isinstance(outcome, PhotoError):
+                skip(folder.failures, [(photo.name, outcome)])
             else:
-                done(item)
+                done(outcome)
             gauge.advance()
     folder.failures.merge()
     skipped = len(folder.failures)

@@ -59,13 +59,13 @@ def test_affinity_is_kept_on_request(run):
 def test_a_photo_that_memory_is_too_small_for_is_skipped_and_named(run, monkeypatch, tmp_path):
     photo_cams, seen = cam.photo_cams, []
 
-    def refuse_the_second(*arguments):
+    def refuse_all_three_together_and_the_second_alone(*arguments):
         seen.append(arguments)
-        if len(seen) == 2:
+        if len(seen) in (1, 3):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return photo_cams(*arguments)
 
-    monkeypatch.setattr(cam, "photo_cams", refuse_the_second)
+    monkeypatch.setattr(cam, "photo_cams", refuse_all_three_together_and_the_second_alone)
     result, items = run()
     assert [item["image"] for item in items] == ["a", "sub dir/c.v1"]
     assert result.skipped == 1

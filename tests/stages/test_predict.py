@@ -50,13 +50,13 @@ def test_a_broken_photo_is_skipped(run, trained, tmp_path):
 def test_a_photo_that_memory_is_too_small_for_is_skipped(run, monkeypatch):
     photo_scores, seen = predict.photo_scores, []
 
-    def refuse_the_first(model, runtime, **settings):
-        seen.append(settings)
-        if len(seen) == 1:
+    def refuse_all_three_together_and_the_first_alone(*arguments, **settings):
+        seen.append(arguments)
+        if len(seen) <= 2:
             raise MemoryError
-        return photo_scores(model, runtime, **settings)
+        return photo_scores(*arguments, **settings)
 
-    monkeypatch.setattr(predict, "photo_scores", refuse_the_first)
+    monkeypatch.setattr(predict, "photo_scores", refuse_all_three_together_and_the_first_alone)
     result, items = run()
     assert [item["image"] for item in items] == ["sub dir/bär 01", "sub dir/c.v1"]
     assert result.skipped == 1

@@ -1,0 +1,118 @@
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import quick, seeds
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stcl_cli import pipeline
+from stcl_cli.data.photos import Photo
+from stcl_cli.errors import PhotoError, StclError
+from stcl_cli.pipeline import Pipeline
+
+CPU = torch.device("cpu")
+TOO_LARGE = PhotoError("no memory for it")
+
+
+def photos_of(count):
+    return [Photo(str(number), Path(f"{number}.jpg")) for number in range(count)]
+
+
+class Work:
+    """Photos of the sizes given, None where no network is needed, an error where reading fails."""
+
+    def __init__(self, *sizes):
+        self.sizes, self.batches, self.read_by, self.reading = sizes, [], set(), 0
+
+    def read(self, photo):
+        self.reading += 1
+        self.read_by.add(threading.current_thread())
+        size = self.sizes[int(photo.name)]
+        if isinstance(size, Exception):
+            raise size
+        return None if size is None else np.full((*size, 3), int(photo.name), np.uint8)
+
+    def compute(self, photos, pixels):
+        assert [photo.name for photo in photos] == [str(p[0, 0, 0]) for p in pixels]
+        self.batches.append([p.shape[:2] for p in pixels])
+        return [TOO_LARGE if p.shape[0] == 63 else int(p[0, 0, 0]) for p in pixels]
+
+    def write(self, photo, output):
+        return photo.name, output
+
+    def run(self, threads=2):
+        made = Pipeline(self.read, self.compute, self.write, multiple=16, max_side=64)
+        return list(made.run(photos_of(len(self.sizes)), CPU, threads))
+
+
+@quick
+@given(seeds, st.integers(0, 25), st.integers(1, 3))
+def test_every_photo_once_in_order_and_batches_of_one_size(seed, count, threads):
+    rng = np.random.default_rng(seed)
+    bad = PhotoError("bad")
+    kinds = [None, bad, (63, 20), *[tuple(rng.integers(1, 64, 2)) for _ in range(4)]]
+    sizes = [kinds[i] for i in rng.integers(0, len(kinds), count)]
+    work = Work(*sizes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "BATCH_PIXELS", {"cpu": 4096})
+        outcomes = work.run(threads)
+    assert [photo.name for photo, _ in outcomes] == [str(i) for i in range(count)]
+    for number, (size, (_, outcome)) in enumerate(zip(sizes, outcomes, strict=True)):
+        if size and size is not bad and size[0] == 63:
+            assert outcome is TOO_LARGE
+        else:
+            assert outcome == (bad if size is bad else (str(number), None if size is None else number))
+    for batch in work.batches:
+        rounded = {tuple(max(16, round(side / 16) * 16) for side in size) for size in batch}
+        assert len(rounded) == 1
+        assert len(batch) == 1 or len(batch) * np.prod(rounded.pop()) <= 4096
+
+
+def test_a_failure_to_write_is_one_photo_s_or_everybody_s():
+    work = Work(*[(16, 16)] * 5)
+    work.write = lambda photo, output: (_ for _ in ()).throw(PhotoError("too odd")) if photo.name == "1" else output
+    outcomes = [outcome for _, outcome in work.run()]
+    assert outcomes[:1] + outcomes[2:] == [0, 2, 3, 4]
+    assert str(outcomes[1]) == "too odd"
+    work.write = lambda photo, output: (_ for _ in ()).throw(StclError("the disk is full"))
+    with pytest.raises(StclError, match="the disk is full"):
+        work.run()
+    assert not [thread for thread in work.read_by if thread.is_alive()]
+
+
+def test_reading_computing_and_writing_go_on_at_the_same_time():
+    pause = 0.03
+    work = Work(*[(64, 64)] * 16)
+
+    def slow(function):
+        def call(*arguments):
+            time.sleep(pause)
+            return function(*arguments)
+
+        return call
+
+    work.read, work.compute, work.write = slow(work.read), slow(work.compute), slow(work.write)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "BATCH_PIXELS", {"cpu": 4096})
+        started = time.perf_counter()
+        assert len(work.run(threads=2)) == 16
+    assert time.perf_counter() - started < 0.75 * 3 * 16 * pause
+
+
+def test_what_is_held_is_bounded_and_outcomes_come_early():
+    work = Work(*[(64, 64)] * 100)
+    waiting = threading.Event()
+    work.write = lambda photo, output: (photo.name == "0" or waiting.wait(10)) and output
+    made = Pipeline(work.read, work.compute, work.write, multiple=16, max_side=64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "BATCH_PIXELS", {"cpu": 4096})
+        outcomes = made.run(photos_of(100), CPU, threads=1)
+        assert next(outcomes)[0].name == "0"
+        assert len(work.batches) <= 4  # two outputs wait for the thread that writes, one is written
+        assert work.reading <= 2 * pipeline.WINDOW
+        waiting.set()
+        assert len(list(outcomes)) == 99
