@@ -57,6 +57,7 @@ class Backbone(nn.Module):
         memory_layer: int | None = None,
     ) -> None:
         super().__init__()
+        check_name(name)
         try:
             self.vit = timm.create_model(
                 name, pretrained=pretrained and weights is None, num_classes=0, dynamic_img_size=True
@@ -105,6 +106,12 @@ class Backbone(nn.Module):
         class_token = last[:, 0] if self.vit.has_class_token else patch.mean(1)
         aux, key = (middle[indices.index(index)] for index in (self.aux_index, self.memory_index))
         return Tokens(patch, aux, F.normalize(key, dim=-1), class_token, grid)
+
+
+def check_name(name: str) -> None:
+    """BackboneError for what timm would take for the address of a network: a checkpoint's word fetches nothing."""
+    if not name or ":" in name or "/" in name:
+        raise BackboneError(f"{name!r} is no name of a timm model; addresses of networks are not followed")
 
 
 def load_backbone_weights(vit: nn.Module, name: str, path: Path) -> None:

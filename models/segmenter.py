@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from stcl_models.backbone import Backbone, BackboneError, first_line, load_backbone_weights
+from stcl_models.backbone import Backbone, BackboneError, check_name, first_line, load_backbone_weights
 from stcl_models.heads import LargeFov
 from stcl_models.stcl import to_map
 
@@ -48,6 +48,7 @@ class SmpSegmenter(nn.Module):
         self, arch: str, encoder: str, classes: int, *, pretrained: bool = False, weights: Path | None = None
     ) -> None:
         super().__init__()
+        check_name(encoder)
         local = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
         try:
             if weights is not None:  # timm's loading of a part of a network, below, lets files of other networks pass

@@ -227,14 +227,17 @@ class _Main(click.Group):
         except Exception as error:
             if not _out_of_memory(error):
                 raise
-            click.echo(f"stcl: {str(error).partition('. ')[0] or 'out of memory'}; {LESS_MEMORY}", err=True)
+            what = str(error).partition(". ")[0] if "CUDA" in str(error) else "out of memory"
+            click.echo(f"stcl: {what}; {LESS_MEMORY}", err=True)
             raise SystemExit(EXIT_ERROR) from error
 
 
 def _out_of_memory(error: Exception) -> bool:
     """The machine's, or a GPU's; where torch was not imported the latter cannot be."""
     torch = sys.modules.get("torch")
-    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.cuda.OutOfMemoryError))
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)  # torch has no class for it
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

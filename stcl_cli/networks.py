@@ -8,9 +8,10 @@ from typing import TypeVar
 
 from torch import nn
 
-from stcl_cli.config import SegtrainConfig, TrainConfig
+from stcl_cli.config import SegtrainConfig, TrainConfig, check_values
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checkpoints import Checkpoint, CheckpointInfo, open_checkpoint
+from stcl_cli.formats.files import shown
 from stcl_models.backbone import Backbone, BackboneError
 from stcl_models.segmenter import SmpSegmenter, VitSegmenter
 from stcl_models.stcl import Stcl
@@ -93,11 +94,13 @@ def parameter_groups(backbone: nn.Module, model: nn.Module, lr: float) -> list[d
 
 def _config_of(checkpoint: Checkpoint, config_class: type[AnyConfig]) -> AnyConfig:
     try:
-        return config_class(**checkpoint.info.config)
-    except TypeError as error:
+        config = config_class(**checkpoint.info.config)
+        check_values(config)
+    except (TypeError, ValueError) as error:
         raise StclError(
-            f"{checkpoint.path}: was written by another version of stcl ({error}); install that one"
+            f"{shown(checkpoint.path)}: was written by another version of stcl ({shown(str(error))}); install that one"
         ) from error
+    return config
 
 
 def _untrained(config: AnyConfig) -> AnyConfig:

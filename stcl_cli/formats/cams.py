@@ -19,6 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from stcl_cli.errors import PhotoError, StclError
+from stcl_cli.formats.checksum import checksum
 from stcl_cli.formats.classes import check_classes
 from stcl_cli.formats.files import atomic_write, shown, to_json
 from stcl_cli.formats.images import MAX_PIXELS
@@ -26,6 +27,7 @@ from stcl_cli.strips import resized_rows
 from stcl_cli.watch import reading
 
 FORMAT, VERSION = "cam", 1
+_FIELDS = {"format", "version", "classes", "labels", "size", "source", "scores", "crc32"}
 _INDEX, _SIMILARITY = "affinity.index", "affinity.similarity"
 _REDUCTION = 4  # stored at a quarter: a ViT's CAM has a 16th, and interpolation gives the quarter back
 
@@ -115,6 +117,7 @@ def write_cam(path: str | os.PathLike[str], cam: CamFile) -> None:
         "scores": [round(float(score), 6) for score in cam.scores],
     }
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    header["crc32"] = checksum(to_json(header), tensors)
     data = safetensors.numpy.save(tensors, metadata={"stcl": to_json(header)})
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
@@ -138,11 +141,14 @@ def read_cam(path: str | os.PathLike[str]) -> CamFile:
     """
     cure = "make it again with stcl cam"
     try:
-        if not os.path.isfile(path):
-            raise PhotoError(f"{shown(path)}: there is no such file; {cure}")
-        with reading(path), safetensors.safe_open(path, framework="np") as file:
-            header = _header(path, (file.metadata() or {}).get("stcl", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not iterable itself
+        with reading(path):
+            if not os.path.isfile(path):
+                raise PhotoError(f"{shown(path)}: there is no such file; {cure}")
+            with safetensors.safe_open(path, framework="np") as file:
+                header = _header(path, (file.metadata() or {}).get("stcl", "null"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not iterable itself
+        if crc32 := header.pop("crc32", None):  # other tools may leave it out
+            _require(crc32 == checksum(to_json(header), tensors), "the bytes it was written with")
         cam = tensors.pop("cam")
         _require(cam.dtype == np.uint8, "maps of 8 bits")
         _require(isinstance(header["classes"], list), "a list of classes")
@@ -176,4 +182,5 @@ def _header(path: str | os.PathLike[str], text: str) -> dict[str, Any]:
         raise PhotoError(
             f"{shown(path)}: is a CAM file of version {version}, not {VERSION}; make it again with stcl cam"
         )
+    _require(header.keys() <= _FIELDS, f"no fields but {', '.join(sorted(_FIELDS))}")
     return header

@@ -17,9 +17,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from stcl_cli.errors import StclError
-from stcl_cli.formats.files import atomic_write
+from stcl_cli.formats.checksum import checksum
+from stcl_cli.formats.classes import check_classes
+from stcl_cli.formats.files import atomic_write, shown
 
 FORMAT = 1
+_SLOTS = {"step", "exp_avg", "exp_avg_sq"}  # of AdamW
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,20 @@ class CheckpointInfo:
     config: dict[str, Any]  # the run's config
     ranks: int = 1  # processes that trained together
 
+    def __post_init__(self) -> None:
+        """TypeError if a stranger's header holds something else than the fields say."""
+        texts = (self.stage, *self.classes, *self.config)
+        if not (isinstance(self.config, dict) and all(isinstance(text, str) for text in texts)):
+            raise TypeError("texts are no texts")
+        if not (type(self.iteration) is type(self.ranks) is int and self.iteration >= 0 and self.ranks > 0):
+            raise TypeError("counts are no counts")
+
 
 class Checkpoint:
     """An opened checkpoint; tensors are read when asked for."""
 
-    def __init__(self, path: Path, info: CheckpointInfo, names: list[str]) -> None:
-        self.path, self.info, self._names = path, info, names
+    def __init__(self, path: Path, info: CheckpointInfo, names: list[str], checks: dict[str, str]) -> None:
+        self.path, self.info, self._names, self._checks = path, info, names, checks
 
     def load_model(self, model: nn.Module) -> None:
         """Strictly. StclError if the weights are of another network."""
@@ -47,21 +58,37 @@ class Checkpoint:
         except RuntimeError as error:
             reason = textwrap.shorten(str(error).partition("\n")[2] or str(error), 160)  # it may name every parameter
             raise StclError(
-                f"{self.path}: the weights do not fit the network its config describes ({reason})"
+                f"{shown(self.path)}: the weights do not fit the network its config describes ({reason}); "
+                "copy or train it again"
             ) from error
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, names: list[str]) -> None:
-        """`names`: the parameter names in the optimiser's order."""
+        """AdamW's; `names`: the parameter names in its order. StclError if the state is of other parameters."""
         flat = self._read("optimizer.")
         state: dict[int, dict[str, Tensor]] = {}
+        index = {name: number for number, name in enumerate(names)}
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for key, value in flat.items():
             name, _, slot = key.rpartition(".")
-            state.setdefault(names.index(name), {})[slot] = value
+            fits = name in index and slot in _SLOTS
+            if not fits or value.shape != (() if slot == "step" else parameters[index[name]].shape):
+                raise StclError(
+                    f"{shown(self.path)}: the optimiser is of another network ({shown(key)[:80]}); train anew"
+                )
+            state.setdefault(index[name], {})[slot] = value
+        if any(slots.keys() != _SLOTS for slots in state.values()):
+            raise StclError(f"{shown(self.path)}: the optimiser's state is not whole; train anew")
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
     def _read(self, prefix: str) -> dict[str, Tensor]:
-        with safe_open(self.path, "pt") as file:
-            return {k[len(prefix) :]: file.get_tensor(k) for k in self._names if k.startswith(prefix)}
+        try:
+            with safe_open(self.path, "pt") as file:
+                tensors = {k[len(prefix) :]: file.get_tensor(k) for k in self._names if k.startswith(prefix)}
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise StclError(f"{shown(self.path)}: its tensors cannot be read; copy or train it again") from error
+        if self._checks and self._checks.get(prefix) != checksum(_header(self.info), tensors):
+            raise StclError(f"{shown(self.path)}: has changed since it was written; copy or train it again")
+        return tensors
 
 
 def save_checkpoint(
@@ -78,9 +105,17 @@ def save_checkpoint(
             for slot, value in slots.items():
                 tensors[f"optimizer.{names[index]}.{slot}"] = torch.as_tensor(value)
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    metadata = {"stcl": json.dumps({"format": FORMAT, **asdict(info)}, ensure_ascii=False)}
+    checks = {
+        prefix: checksum(_header(info), {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        for prefix in ("model.", "optimizer.")
+    }
+    metadata = {"stcl": json.dumps({"format": FORMAT, **asdict(info), "crc32": checks}, ensure_ascii=False)}
     with atomic_write(path) as temporary:
         temporary.write_bytes(save(tensors, metadata))
+
+
+def _header(info: CheckpointInfo) -> str:
+    return json.dumps(asdict(info), sort_keys=True)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -92,7 +127,8 @@ def find_checkpoint(path: Path) -> Path:
         if file.is_file():
             return file
     raise StclError(
-        f"{path}: no checkpoint there (looked for checkpoints/last.safetensors); train first, or name a run folder"
+        f"{shown(path)}: no checkpoint there (looked for checkpoints/last.safetensors); "
+        "train first, or name a run folder"
     )
 
 
@@ -105,11 +141,15 @@ def open_checkpoint(path: Path, stage: str) -> Checkpoint:
             names = list(file.keys())
         if (version := meta.pop("format")) != FORMAT:
             raise StclError(
-                f"{path}: checkpoint format {version}, this stcl reads {FORMAT}; install the stcl that wrote it"
+                f"{shown(path)}: checkpoint format {version}, this stcl reads {FORMAT}; install the stcl that wrote it"
             )
-        info = CheckpointInfo(**meta | {"classes": tuple(meta["classes"])})
+        checks = dict(meta.pop("crc32", {}))  # those of other tools may do without
+        info = CheckpointInfo(**meta | {"classes": check_classes(meta["classes"], shown(path))})
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StclError(f"{path}: not a checkpoint of stcl, or cut short; copy or train it again") from error
+        raise StclError(f"{shown(path)}: not a checkpoint of stcl, or cut short; copy or train it again") from error
     if info.stage != stage:
-        raise StclError(f"{path}: a checkpoint of `stcl {info.stage}`, but one of `stcl {stage}` is needed")
-    return Checkpoint(path, info, names)
+        raise StclError(
+            f"{shown(path)}: a checkpoint of `stcl {shown(info.stage)}`, but one of `stcl {stage}` is needed; "
+            "name another folder"
+        )
+    return Checkpoint(path, info, names, checks)

@@ -214,6 +214,8 @@ def test_the_raw_file_is_right_before_it_is_broken(tmp_path):
         ({"size": [8]}, "a possible size"),
         ({"source": ["given"]}, "source"),
         ({"scores": ["x"]}, "not a whole CAM file"),
+        ({"crc32": "00000000"}, "the bytes it was written with"),
+        ({"crc33": "00000000"}, "no fields but"),
     ],
 )
 def test_wrong_headers(tmp_path, change, reason):
@@ -263,11 +265,10 @@ def test_cut_short_or_with_flipped_bits(tmp_path, cam):
     for length in (1, 7, 8, 9, 100, len(data) // 2, len(data) - 1):
         (tmp_path / "y").write_bytes(data[:length])
         assert_refused(tmp_path / "y", "not a whole CAM file")
-    for position in rng.integers(0, 600, 200):
+    for position in [*rng.integers(0, 700, 80), *rng.integers(0, len(data), 40), len(data) - 1]:
         flipped = bytearray(data)
         flipped[position] ^= 1 << int(rng.integers(8))
         (tmp_path / "y").write_bytes(flipped)
-        try:
-            read_cam(tmp_path / "y")  # a letter of a class name may differ
-        except PhotoError as error:
-            assert "\n" not in str(error)  # noqa: PT017
+        with pytest.raises(PhotoError) as caught:
+            read_cam(tmp_path / "y")
+        assert "\n" not in str(caught.value)
