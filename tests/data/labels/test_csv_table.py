@@ -110,7 +110,8 @@ def test_no_such_file_and_no_text(tmp_path):
         read_labels(tmp_path / "labels.csv", None)
 
 
-NAMES = st.text(st.characters(categories=["L", "N", "P", "Zs"], exclude_characters=";"), min_size=1).map(
+# U+037E, the Greek question mark, is a semicolon in NFC
+NAMES = st.text(st.characters(categories=["L", "N", "P", "Zs"], exclude_characters=";\u037e"), min_size=1).map(
     lambda text: unicodedata.normalize("NFC", text).strip()
 )
 CLASSES = NAMES.filter(lambda name: name and "background" not in name.casefold())
