@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stcl_cli.data.photos import Photo
+from stcl_cli.errors import StclError
 from stcl_cli.formats.files import shown
 
 
@@ -25,9 +26,14 @@ def match_outputs(folder: str | os.PathLike[str], suffix: str, photos: Sequence[
 
     Where none is, all files may lie in a folder too many: `find photos | stcl cam -` writes CAMS/photos/a.safetensors,
     and that is found for a.jpg in the folder photos. Hidden files do not count.
+
+    Raises:
+        StclError: there is no such folder.
     """
     folder = Path(folder)
-    paths = [path for path in sorted(folder.rglob(f"*{suffix}")) if not path.name.startswith(".")]
+    if not folder.is_dir():
+        raise StclError(f"{shown(folder)}: is no folder; check the path")
+    paths = [path for path in sorted(folder.rglob(f"*{suffix}")) if path.name[0] != "." and path.is_file()]
     files = {path.relative_to(folder).as_posix()[: -len(suffix)]: path for path in paths}
     names = {photo.name for photo in photos}
     lead = _lead(files, names)

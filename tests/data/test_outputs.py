@@ -4,6 +4,7 @@ import pytest
 
 from stcl_cli.data.outputs import match_outputs
 from stcl_cli.data.photos import Photo
+from stcl_cli.errors import StclError
 
 
 @pytest.fixture
@@ -42,6 +43,12 @@ def test_an_exact_name_rules_out_a_lead(match):
 
 def test_nothing(match):
     assert match([], ["a"]) == ({}, [])
+
+
+def test_a_folder_that_is_called_like_a_file_and_none_at_all(match, tmp_path):
+    assert match(["a.png/b.png"], ["a", "a.png/b"]) == ({"a.png/b": "a.png/b.png"}, [])
+    with pytest.raises(StclError, match="nix: is no folder; check the path"):
+        match_outputs(tmp_path / "nix", ".png", [])
 
 
 def test_an_orphan_is_named_with_its_path(tmp_path):
