@@ -93,3 +93,8 @@ def cut_crops(images_B3HW: Tensor, corners_BL2: Tensor, patch: int, window: int)
     columns = (corners_BL2[..., 1, None] * patch + steps)[..., None, :]
     image = torch.arange(len(images_B3HW), device=images_B3HW.device)[:, None, None, None]
     return images_B3HW.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 1, 4, 2, 3)
+
+
+def shrink(valid_BHW: Tensor, size: tuple[int, int] | list[int] | torch.Size) -> Tensor:
+    """bool (B,H,W) -> (B,h,w): whether most of a cell is valid."""
+    return F.adaptive_avg_pool2d(valid_BHW[:, None].float(), tuple(size))[:, 0] > 0.5

@@ -12,7 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stcl_cli.cams import cut_crops, gather_slots, label_map, label_slots, local_crop_corners, normalise_cams
+from stcl_cli.cams import (
+    cut_crops,
+    gather_slots,
+    label_map,
+    label_slots,
+    local_crop_corners,
+    normalise_cams,
+    shrink,
+)
 from stcl_cli.config import TrainConfig
 from stcl_cli.losses.class_contrast import class_contrast
 from stcl_cli.losses.dense_energy import dense_energy
@@ -72,8 +80,8 @@ class Objective:
         if contrast:
             parts |= self._contrast(images_B3HW, tokens, cams, maps, slots_BK, valid_BHW, batch["uniform"])
         if remember:
-            regions = self.remember.regions(maps.aux_BKhw, slots_BK, valid_BHW, tokens.grid)
             if guided and config.w_memory:
+                regions = self.remember.regions(maps.aux_BKhw, slots_BK, valid_BHW, tokens.grid)
                 parts["memory"] = self.remember.loss(tokens, regions, cams.logits_BC, slots_BK)
             self.remember.store(cams, maps.aux_BKhw, slots_BK, valid_BHW, batch["index"], progress)
         if segment:
@@ -152,8 +160,3 @@ def box_mask(box_B4: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     columns = torch.arange(size[1], device=box_B4.device)[None, None, :]
     top, bottom, left, right = box_B4[:, :, None, None].unbind(1)
     return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
-
-
-def shrink(valid_BHW: Tensor, size: tuple[int, int] | list[int] | torch.Size) -> Tensor:
-    """bool (B,H,W) -> (B,h,w): whether most of a cell is valid."""
-    return F.adaptive_avg_pool2d(valid_BHW[:, None].float(), tuple(size))[:, 0] > 0.5

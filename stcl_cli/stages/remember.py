@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stcl_cli.cams import shrink
 from stcl_cli.config import TrainConfig
 from stcl_cli.distributed import all_gather_rows
 from stcl_cli.losses.memory_contrast import memory_contrast
@@ -45,7 +46,7 @@ class Remember:
 
     def regions(self, maps_BKhw: Tensor, slots_BK: Tensor, valid_BHW: Tensor, grid: tuple[int, int]) -> Regions:
         maps = maps_BKhw if maps_BKhw.shape[-2:] == grid else resize(maps_BKhw, grid)
-        valid = F.adaptive_avg_pool2d(valid_BHW[:, None].float(), grid)[:, 0] > 0.5
+        valid = shrink(valid_BHW, grid)
         masks, classes = region_masks(maps, slots_BK, valid, self.config.beta_low, self.config.beta_high)
         return Regions(masks, classes, maps, valid.flatten(1) & ~masks.any(1))
 
