@@ -33,7 +33,7 @@ def match_outputs(folder: str | os.PathLike[str], suffix: str, photos: Sequence[
     folder = Path(folder)
     if not folder.is_dir():
         raise StclError(f"{shown(folder)}: is no folder; check the path")
-    paths = [path for path in sorted(folder.rglob(f"*{suffix}")) if path.name[0] != "." and path.is_file()]
+    paths = [path for path in sorted(folder.rglob(f"*{suffix}")) if path.name[0] != "." and not path.is_dir()]
     files = {path.relative_to(folder).as_posix()[: -len(suffix)]: path for path in paths}
     names = {photo.name for photo in photos}
     lead = _lead(files, names)
