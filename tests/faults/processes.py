@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -120,6 +121,9 @@ def _be_the_command(
         code = end.code or 0
     except BaseException:
         traceback.print_exc()
+    for thread in threading.enumerate():  # as Python's own end does, which os._exit passes over
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -133,10 +137,10 @@ def _count_changes(pipe: int, strike: tuple[int, int] | None) -> None:
         nonlocal made
         if os.getpid() != owner:
             return
-        if strike and made == strike[0]:
+        made += 1  # before the strike, which may raise what is cleaned up after by further changes
+        if strike and made == strike[0] + 1:
             half()
             os.kill(owner, strike[1])
-        made += 1
         os.write(pipe, b".")
 
     def watch(event: str, arguments: tuple) -> None:
