@@ -103,6 +103,14 @@ class Meter:
             left = "done" if self.done >= self.total else _time_left(self.total - self.done, rate)
             say(f"{self.title} {self.done}/{self.total}  {_pace(rate)}  {left}  {self.text}".rstrip())
 
+    def tell(self, text: str) -> None:
+        """`text` in place of that of `advance`, until the next item: what goes on between two."""
+        if self.bar is not None:
+            self.bar.update(self.task, text=text)
+        elif time.monotonic() - self.printed >= self.pause:
+            self.printed = time.monotonic()
+            say(f"{self.title} {self.done}/{self.total}  {text}")
+
 
 @contextmanager
 def meter(title: str, total: int, done: int = 0) -> Iterator[Meter]:

@@ -50,7 +50,8 @@ class Run:
     batches: Callable[[int, int], Iterable[dict[str, Any]]]  # (first, last iteration) -> batches of this rank
     runtime: Runtime
     failures: Failures
-    validate: Callable[[], dict[str, Any]] | None = None  # on all ranks; holds 'miou', and 'skipped' (name, reason)
+    # On all ranks, given where to say how far it is; holds 'miou', and 'skipped' (name, reason).
+    validate: Callable[[Callable[[str], None]], dict[str, Any]] | None = None
     figures: Callable[[], dict[str, float]] | None = None  # of the network, for each line of metrics.jsonl
 
 
@@ -112,7 +113,7 @@ def fit(run: Run) -> dict[str, Any]:
             if saving or done % config.log_every == 0:
                 text = log.write(done, peaks[0] * factor, run.figures() if run.figures else {})
             if run.validate and (done % validate_every == 0 or done == config.iterations):
-                measured = run.validate()
+                measured = run.validate(gauge.tell)
                 model.train()
                 if log.write_measurement(done, measured):
                     save("best", done)

@@ -22,7 +22,8 @@ from stcl_cli.metrics import confusion_matrix, mean_iou
 from stcl_cli.runtime import Runtime
 from stcl_models.stcl import Stcl, resize
 
-Validation = Callable[[], dict[str, Any]]
+Tell = Callable[[str], None]  # what goes on, for people
+Validation = Callable[[Tell], dict[str, Any]]
 
 
 def cam_validation(
@@ -40,10 +41,10 @@ def cam_validation(
     photos = [photo for photo in photos if photo.name in labels]
     true = true_classes(classes, config.val_masks)
 
-    def measure() -> dict[str, Any]:
+    def measure(tell: Tell) -> dict[str, Any]:
         model.eval()
         sweep, skipped = CamSweep(len(true.names)), []
-        for photo, pixels, truth in _with_truth(photos, config, true, skipped):
+        for photo, pixels, truth in _with_truth(photos, config, true, skipped, tell):
             shown = list(labels[photo.name])
             (cams,) = photo_cams(model, runtime, [pixels], config.cam_scales)
             maps = label_maps(cams, shown, model.memory, config.guidance)
@@ -66,10 +67,10 @@ def segmentation_validation(
     true = true_classes(classes, config.val_masks)
     count = len(true.names)
 
-    def measure() -> dict[str, Any]:
+    def measure(tell: Tell) -> dict[str, Any]:
         model.eval()
         total, skipped = np.zeros((count + 1, count + 2), np.int64), []
-        for _, pixels, truth in _with_truth(photos, config, true, skipped):
+        for _, pixels, truth in _with_truth(photos, config, true, skipped, tell):
             (scores,) = photo_scores(model, runtime, [pixels], (1.0,), flip=False)
             predicted = scores.argmax(0).byte().cpu().numpy()
             total += confusion_matrix(truth, predicted, count + 1)
@@ -91,10 +92,12 @@ def _photos_with_masks(config: Training) -> list[Photo] | None:
 
 
 def _with_truth(
-    photos: Sequence[Photo], config: Training, classes: TrueClasses, skipped: list[tuple[str, str]]
+    photos: Sequence[Photo], config: Training, classes: TrueClasses, skipped: list[tuple[str, str]], tell: Tell
 ) -> Iterator[tuple[Photo, np.ndarray, np.ndarray]]:
     """This rank's photos with pixels and true mask; (name, reason) of those that cannot be used joins `skipped`."""
-    for photo in photos[rank() :: ranks()]:
+    mine = photos[rank() :: ranks()]
+    for number, photo in enumerate(mine, 1):
+        tell(f"measuring {number}/{len(mine)}")
         try:
             pixels = read_photo(photo.path, config.max_side)
             path = output_path(config.val_masks, photo.name, ".png")

@@ -33,6 +33,26 @@ def test_without_a_terminal_a_line_now_and_then(capsys, clock):
     assert len(lines) == 4
 
 
+def test_what_goes_on_between_two_items_is_told(capsys, clock, monkeypatch):
+    def measure():
+        with console.meter("train", 100, done=40) as gauge:
+            gauge.advance(text="loss 1.0")
+            for number in range(1, 31):
+                clock[0] += 1
+                gauge.tell(f"measuring {number}/30")
+            gauge.advance()
+
+    measure()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["train 41/100  measuring 15/30", "train 41/100  measuring 30/30"]
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=screen, force_terminal=True, width=80))
+    measure()
+    last = [line for line in screen.getvalue().replace("\r", "\n").split("\n") if "/100" in line][-1]
+    assert "42/100" in last
+    assert "loss 1.0" in last
+
+
 def test_slow_items_are_told_by_their_seconds(capsys, clock):
     with console.meter("train", 20_000) as gauge:
         clock[0] = 20

@@ -67,7 +67,7 @@ def weights_and_log(run):
     return {name: value.tolist() for name, value in run.model.state_dict().items()}, records
 
 
-def measure(model):
+def measure(model, tell):
     return {"miou": model.eval()(torch.ones(1, 3)).item(), "skipped": [("truth.png", "is empty")]}
 
 
@@ -187,7 +187,7 @@ def test_two_ranks_stop_together_and_name_the_photos_of_both(tmp_path):
 def test_best_is_the_checkpoint_of_the_highest_miou(tmp_path):
     mious = iter([0.2, float("nan"), 0.6, 0.5])
     run = make_run(
-        tmp_path, val_every=3, validate=lambda model: {"miou": next(mious), "background": 0.4, "skipped": []}
+        tmp_path, val_every=3, validate=lambda model, tell: {"miou": next(mious), "background": 0.4, "skipped": []}
     )
     assert fit(run)["miou"] == 0.5
     assert open_checkpoint(tmp_path, "segtrain").info.iteration == 9

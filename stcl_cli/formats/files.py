@@ -23,6 +23,10 @@ _CURES = {
     errno.EFBIG: "raise the limit on file sizes (ulimit -f), then resume",
     errno.ENAMETOOLONG: "shorten the photo's name",
 }
+# foo.jpg beside a folder foo.png: the one's mask is called like the other's folder.
+_TAKEN = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+_CURES |= dict.fromkeys(_TAKEN, "another output has this name or lies in a folder of it; rename one photo")
+_OF_ONE_PHOTO = {errno.ENAMETOOLONG, *_TAKEN}  # the others' names may do
 
 
 def shown(path: str | os.PathLike[str]) -> str:
@@ -81,7 +85,7 @@ def remove_temporary_files(folder: Path) -> None:
 def write_error(path: str | os.PathLike[str], error: OSError) -> StclError:
     """The one line that says why `path` was not written, and the cure."""
     cure = _CURES.get(error.errno or 0, "check the folder's permissions or choose another one with -o")
-    kind = PhotoError if error.errno == errno.ENAMETOOLONG else StclError  # the others' names may be shorter
+    kind = PhotoError if error.errno in _OF_ONE_PHOTO else StclError
     return kind(f"{shown(path)}: cannot be written ({error.strerror or error}); {cure}")
 
 

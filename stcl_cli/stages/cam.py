@@ -44,7 +44,7 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
     skip(failures, skipped)
     network = Network(model, runtime)
     wanted = [photo for photo in photos if mine(photo.name) and (not config.labels or photo.name in given)]
-    todo = [photo for photo in wanted if not os.path.exists(output_path(folder, photo.name, ".safetensors"))]
+    todo = [photo for photo in wanted if not os.path.isfile(output_path(folder, photo.name, ".safetensors"))]
 
     def read(photo: Photo) -> np.ndarray:
         return read_photo(photo.path, trained.max_side)

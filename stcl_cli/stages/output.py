@@ -131,12 +131,12 @@ class MaskFolder:
     def has(self, name: str) -> bool:
         """Whether all there is to write for a photo is there."""
         paths = (self.mask_path(name), self.overlay_path(name))
-        return all(path is None or os.path.exists(path) for path in paths)
+        return all(path is None or os.path.isfile(path) for path in paths)
 
     def write(self, photo: Photo, mask_HW: np.ndarray) -> dict[str, Any]:
         """Write a mask, unless it is there, and its overlay; returns the item for Done."""
         item = {"image": photo.name, "output": self.mask_path(photo.name)}
-        if not os.path.exists(item["output"]):
+        if not os.path.isfile(item["output"]):
             write_mask(item["output"], mask_HW)
         if overlay_path := self.overlay_path(photo.name):
             write_overlay(overlay_path, photo, mask_HW)

@@ -38,7 +38,7 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
     todo = [photo for photo in photos if not folder.has(photo.name)]
 
     def read(photo: Photo) -> np.ndarray | None:
-        if os.path.exists(folder.mask_path(photo.name)):
+        if os.path.isfile(folder.mask_path(photo.name)):
             return None  # what lacks is its overlay
         return read_photo(photo.path, trained.max_side)
 

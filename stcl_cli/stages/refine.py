@@ -108,7 +108,7 @@ class _Work(Dataset):
         todo: list[tuple[Photo, CamFile, np.ndarray]] = []
         for photo, path in self.batches[index]:
             try:
-                if os.path.exists(self.folder.mask_path(photo.name)):  # what lacks is its overlay
+                if os.path.isfile(self.folder.mask_path(photo.name)):  # what lacks is its overlay
                     masks.append((photo, read_mask(self.folder.mask_path(photo.name))))
                 else:
                     todo.append((photo, *self._read(photo, path)))

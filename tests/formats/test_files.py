@@ -72,13 +72,15 @@ def test_no_space_names_the_cure(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_parent_that_is_a_file_and_a_long_name(tmp_path):
+def test_a_name_that_is_taken_by_a_file_or_folder_or_too_long(tmp_path):
     (tmp_path / "file").write_text("")
-    for target, kind in ((tmp_path / "file" / "x", StclError), (tmp_path / ("x" * 300), PhotoError)):
-        with pytest.raises(StclError, match="cannot be written") as caught, files.atomic_write(target) as temporary:
+    (tmp_path / "folder").mkdir()
+    for name, cure in (("file/x", "rename one photo"), ("folder", "rename one photo"), ("x" * 300, "shorten")):
+        target = tmp_path / name
+        # a run goes on without that photo
+        with pytest.raises(PhotoError, match=f"cannot be written.*{cure}"), files.atomic_write(target) as temporary:
             temporary.write_text("1")
-        assert caught.type is kind  # a run goes on without the photo whose name is too long
-    assert os.listdir(tmp_path) == ["file"]
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
 def test_output_path_keeps_dots():

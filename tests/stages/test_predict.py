@@ -47,6 +47,17 @@ def test_a_broken_photo_is_skipped(run, trained, tmp_path):
     assert "broken.jpg: is not an image" in (tmp_path / "out" / "failed.jsonl").read_text()
 
 
+def test_a_photo_whose_mask_would_be_called_like_the_folder_of_another_s(run, trained, tmp_path):
+    for name in ("foo.jpg", "foo.png/bar.jpg", "good.jpg"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((trained.photos / "a.jpg").read_bytes())
+    for resume in (False, True):
+        assert run(images=str(tmp_path / "photos"), resume=resume)[0].skipped == 1
+        assert "cannot be written" in (tmp_path / "out" / "failed.jsonl").read_text()
+    assert (tmp_path / "out" / "good.png").is_file()
+
+
 def test_a_photo_that_memory_is_too_small_for_is_skipped(run, monkeypatch):
     photo_scores, seen = predict.photo_scores, []
 
