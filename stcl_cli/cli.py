@@ -1,4 +1,4 @@
-"""The commands: options made from config.py, then the stage. Imports no torch, so that --help is instant."""
+"""The commands: options made from config, then the stage. Imports no torch, so that --help is instant."""
 
 from __future__ import annotations
 
