@@ -27,6 +27,16 @@ def drawn_photo(H: int, W: int, seed: int = 0) -> np.ndarray:
     return (photo + random.normal(0, 4, photo.shape)).clip(0, 255).astype(np.uint8)
 
 
+def natural_photo(H: int, W: int, seed: int = 0) -> np.ndarray:
+    """Amplitudes that fall as 1 / frequency, as in photos of the world, with three colours that go together."""
+    random = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(H)[:, None], np.fft.rfftfreq(W))
+    phases = np.exp(2j * np.pi * random.random((4, *frequency.shape)))
+    planes = np.fft.irfft2(phases / np.maximum(frequency, 1 / max(H, W)), s=(H, W))
+    planes /= planes.std((1, 2), keepdims=True)
+    return (120 + 45 * planes[0][..., None] + 15 * planes[1:].transpose(1, 2, 0)).clip(0, 255).astype(np.uint8)
+
+
 def drawn_probs(K: int, H: int, W: int, seed: int = 0) -> Tensor:
     """Blobs of sure and unsure scores."""
     coarse = torch.randn(1, K, H // 12 + 2, W // 12 + 2, generator=torch.Generator().manual_seed(seed))
@@ -46,6 +56,12 @@ def assert_same_as_pydensecrf(probs: list[Tensor], photos: list[np.ndarray], par
 @pytest.mark.parametrize("preset", CRF_PRESETS)
 def test_same_as_pydensecrf(preset: str, K: int):
     assert_same_as_pydensecrf([drawn_probs(K, 45, 62)], [drawn_photo(45, 62)], CRF_PRESETS[preset])
+
+
+@pytest.mark.parametrize("K", [2, 3, 21])
+@pytest.mark.parametrize("preset", CRF_PRESETS)
+def test_same_on_a_natural_photo(preset: str, K: int):
+    assert_same_as_pydensecrf([drawn_probs(K, 107, 142)], [natural_photo(107, 142)], CRF_PRESETS[preset])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (2, 2), (3, 5), (31, 33)])
@@ -101,7 +117,7 @@ def test_photo_and_scores_of_different_size_are_refused():
         dense_crf([drawn_probs(2, 8, 9)], [drawn_photo(9, 8)], IRN)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 10**6),
     K=st.integers(1, 14),
@@ -114,7 +130,7 @@ def test_properties(seed: int, K: int, H: int, W: int, preset: str):
     marginals = dense_crf([probs], [photo], params)[0]
     torch.testing.assert_close(marginals.sum(0), torch.ones(H, W))
     assert (marginals >= 0).all()
-    order = torch.randperm(K)
+    order = torch.randperm(K, generator=torch.Generator().manual_seed(seed))
     permuted = dense_crf([probs[order]], [photo], params)[0]
     torch.testing.assert_close(permuted, marginals[order], atol=1e-4, rtol=0)
     other = drawn_probs(2, 6, 5, seed), drawn_photo(6, 5, seed)
@@ -124,13 +140,54 @@ def test_properties(seed: int, K: int, H: int, W: int, preset: str):
     torch.testing.assert_close(dense_crf([uniform], [photo], params)[0], uniform)
 
 
-def test_flip_changes_next_to_nothing():
-    """Not nothing: the lattice has its origin in the first pixel (pydensecrf's too)."""
-    probs, photo = drawn_probs(3, 40, 52), drawn_photo(40, 52)
-    marginals = dense_crf([probs], [photo], IRN)[0]
-    flipped = dense_crf([probs.flip(2)], [photo[:, ::-1]], IRN)[0].flip(2)
-    assert (flipped - marginals).abs().mean() < 0.02
-    assert (flipped.argmax(0) == marginals.argmax(0)).float().mean() > 0.97
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    H=st.integers(2, 40),
+    W=st.integers(2, 40),
+    axis=st.sampled_from([0, 1, (0, 1)]),
+    preset=st.sampled_from(sorted(CRF_PRESETS)),
+)
+def test_a_flip_changes_what_it_changes_in_pydensecrf(
+    seed: int, H: int, W: int, axis: int | tuple[int, int], preset: str
+):
+    """A flip is no symmetry of the lattice, which starts in the first pixel (see test_lattice for one that is): on 300
+    small photos irn's marginals moved by 0.13 and a fifth of the labels at the worst, in pydensecrf as here."""
+    probs, photo = drawn_probs(3, H, W, seed).numpy(), drawn_photo(H, W, seed)
+    flipped = torch.from_numpy(np.flip(probs, np.add(axis, 1)).copy()), np.flip(photo, axis)
+    assert_same_as_pydensecrf([torch.from_numpy(probs), flipped[0]], [photo, flipped[1]], CRF_PRESETS[preset])
+
+
+def test_flips_change_little_on_average():
+    """Of fixed seeds (measured: 0.020 and 0.970); one photo alone may change much."""
+    differences, equal = [], []
+    for seed in range(12):
+        probs, photo = drawn_probs(3, 60, 80, seed), natural_photo(60, 80, seed)
+        marginals = dense_crf([probs], [photo], IRN)[0]
+        for axis in (0, 1):
+            flipped = dense_crf([probs.flip(1 + axis)], [np.flip(photo, axis)], IRN)[0].flip(1 + axis)
+            differences.append((flipped - marginals).abs().mean())
+            equal.append((flipped.argmax(0) == marginals.argmax(0)).float().mean())
+    assert np.mean(differences) < 0.03
+    assert np.mean(equal) > 0.96
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    grey=st.integers(0, 255),
+    scores=st.lists(st.floats(0.01, 1), min_size=2, max_size=5).filter(lambda x: sorted(x)[-1] > sorted(x)[-2] + 0.01),
+    size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    preset=st.sampled_from(sorted(CRF_PRESETS)),
+)
+def test_a_constant_photo_with_constant_scores_keeps_its_label(
+    grey: int, scores: list[float], size: tuple[int, int], preset: str
+):
+    probs = torch.tensor(scores)[:, None, None].expand(-1, *size)
+    photo = np.full((*size, 3), grey, np.uint8)
+    marginals = dense_crf([probs / probs.sum(0)], [photo], CRF_PRESETS[preset])[0]
+    best = int(np.argmax(scores))
+    assert (marginals.argmax(0) == best).all()
+    assert (marginals[best] >= probs[best] / probs.sum(0) - 1e-6).all()
 
 
 def test_position_kernel_drops_a_speck_and_keeps_the_rest():

@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from stcl_cli.errors import StclError
@@ -63,6 +65,17 @@ def test_filter_is_the_plain_one(D: int, N: int, spread: float):
     expected = scale_N * torch.tensor(plain_filter(points, (scale_N * x_N).tolist())).double()
     got = build_lattice([points]).filter(x_N[:, None].float())[:, 0]
     torch.testing.assert_close(got.double(), expected, atol=1e-5, rtol=1e-4)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6), D=st.integers(1, 5), fours=st.integers(1, 15), spread=st.floats(0.1, 5))
+def test_features_of_opposite_sign_are_filtered_alike(seed: int, D: int, fours: int, spread: float):
+    """The lattice is its own image in the origin. Not with N that is no multiple of 4: the oracle then adds vertices
+    around the origin itself, where a tie decides which. Nor is a flip a symmetry: it negates one feature of several."""
+    points = features(D, 4 * fours, seed, spread) - spread / 2
+    x = torch.rand(4 * fours, 2, generator=torch.Generator().manual_seed(seed))
+    plain, negated = (build_lattice([sign * points]).filter(x) for sign in (1, -1))
+    torch.testing.assert_close(negated, plain, atol=1e-5, rtol=1e-4)
 
 
 def test_batch_keeps_images_apart():
