@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 CACHED = 2**19  # scores (1 MB in bfloat16) worked on at once: they stay in a core's cache between the products
@@ -29,6 +29,27 @@ class CpuAttention(TorchFunctionMode):
         if func is F.scaled_dot_product_attention and len(args) == 3 and _is_plain(*args, **kwargs):
             return attention(*args)
         return func(*args, **kwargs)
+
+
+def take_over(vit: nn.Module) -> None:
+    """Have a timm ViT's attention layers enter CpuAttention on the CPU, also where a backward pass repeats them."""
+    for module in vit.modules():
+        if hasattr(module, "fused_attn"):
+            module.register_forward_pre_hook(_enter)
+            module.register_forward_hook(_leave, always_call=True)
+
+
+_mode = CpuAttention()
+
+
+def _enter(module: nn.Module, inputs: tuple) -> None:
+    if inputs[0].device.type == "cpu":
+        _mode.__enter__()
+
+
+def _leave(module: nn.Module, inputs: tuple, output: Any) -> None:
+    if inputs[0].device.type == "cpu":
+        _mode.__exit__(None, None, None)
 
 
 def _is_plain(

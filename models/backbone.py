@@ -5,7 +5,6 @@ Shapes: B images, H x W pixels, h x w patches, N = h * w patch tokens, D token w
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import stcl_models.tiny  # noqa: F401  (makes timm know stcl_tiny)
-from stcl_models.attention import CpuAttention
+from stcl_models.attention import take_over
 
 HEADS = ("head.", "head_dist.", "fc_norm.", "fc.", "classifier.")  # left out when weights are loaded
 
@@ -83,6 +82,7 @@ class Backbone(nn.Module):
                 raise BackboneError(f"{option} {layer} is outside the {depth} blocks of {name}: give -{depth} to -1")
         self.aux_index = depth + aux_layer
         self.memory_index = round(depth * 2 / 3) - 1 if memory_layer is None else depth + memory_layer
+        take_over(self.vit)
         self.width: int = self.vit.embed_dim
         self.patch_size: int = self.vit.patch_embed.feat_ratio()
         config = self.vit.pretrained_cfg
@@ -97,9 +97,8 @@ class Backbone(nn.Module):
 
     def forward(self, images_B3HW: Tensor) -> Tokens:
         grid = (images_B3HW.shape[-2] // self.patch_size, images_B3HW.shape[-1] // self.patch_size)
-        with CpuAttention() if images_B3HW.device.type == "cpu" else nullcontext():
-            indices = sorted({self.aux_index, self.memory_index})
-            last, middle = self.vit.forward_intermediates(images_B3HW, indices=indices, norm=True, output_fmt="NLC")
+        indices = sorted({self.aux_index, self.memory_index})
+        last, middle = self.vit.forward_intermediates(images_B3HW, indices=indices, norm=True, output_fmt="NLC")
         prefix = self.vit.num_prefix_tokens
         patch = last[:, prefix:]
         # A ViT without a class token stands in with the mean of its patch tokens.

@@ -42,7 +42,9 @@ def _parameter(field: dataclasses.Field, hint: Any) -> Callable:
     required = field.default is dataclasses.MISSING
     if meta.get("positional"):
         if meta.get("multiple"):
-            return click.argument(field.name, type=click.Path(), nargs=-1, required=True)
+            kind = click.Choice(meta["choices"]) if "choices" in meta else click.Path()
+            metavar = f"{field.name.upper()}..." if required else f"[{field.name.upper()}]..."
+            return click.argument(field.name, metavar=metavar, type=kind, nargs=-1, required=required)
         return click.argument(field.name, metavar=field.name.upper(), type=click.Path())
     settings: dict[str, Any] = {"help": meta["help"], "required": required, "metavar": meta.get("metavar")}
     if not required:
@@ -340,6 +342,18 @@ def report(settings: config.ReportConfig, stage: Any, done: Any) -> Any:
     any browser.
     """
     return stage.run(settings, done)
+
+
+@_command(config.BenchConfig, "bench", name="bench")
+def bench(settings: config.BenchConfig, stage: Any) -> Any:
+    """Measure how fast the stages run on this machine.
+
+    WHAT is train, cam, refine, segtrain or predict, or several; all if it is left out. Each runs on photos and weights
+    made up for it, and gives a JSON object on stdout. efficiency is gflop_per_photo x photos_per_second /
+    matrix_rate_gflops: the share of the machine's rate of matrix products, in the same precision, that went into what
+    the method needs. loader_ms is CPU time a photo.
+    """
+    return stage.run(settings, _print_item(as_json=True))
 
 
 @_command(config.DemoConfig, "demo", name="demo")

@@ -57,6 +57,16 @@ def _time_left(items: int, speed: float) -> str:
     return f"{timedelta(seconds=round(items / speed))} left" if speed else ""
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Inside, `say` says nothing."""
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
 class _Rate(ProgressColumn):
     def render(self, task) -> Text:
         return Text(_pace(task.speed or 0), style="dim")

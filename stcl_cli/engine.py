@@ -99,13 +99,12 @@ def fit(run: Run) -> dict[str, Any]:
             seed_everything(config.seed, 2, iteration, rank())
             photos, failures = batch.pop("names"), batch.pop("failures")
             batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
-            loss, parts = run.step(batch, iteration / config.iterations)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            parts = _backward(run, batch, iteration / config.iterations)
             average_gradients(model.parameters())
             norm = nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
             optimizer.step()
-            log.add({"loss": loss, **parts, "grad_norm": norm}, photos, failures)
+            log.add({**parts, "grad_norm": norm}, photos, failures)
             done = iteration + 1
             saving = done % config.save_every == 0 or done == config.iterations
             text = None
@@ -121,6 +120,24 @@ def fit(run: Run) -> dict[str, Any]:
                 save("last", done)
             gauge.advance(text=text)
     return measured
+
+
+def check_accumulate(config: TrainConfig | SegtrainConfig) -> None:
+    """StclError if a batch cannot be computed in equal parts."""
+    if config.batch_size % config.accumulate:
+        raise StclError(f"--accumulate {config.accumulate}: must divide --batch-size {config.batch_size}")
+
+
+def _backward(run: Run, batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
+    """Adds up the gradients of the batch's parts; returns the means over them of the loss and its parts."""
+    count = run.config.accumulate
+    means: dict[str, Tensor] = {}
+    for pieces in zip(*(values.chunk(count) for values in batch.values()), strict=True):
+        loss, parts = run.step(dict(zip(batch, pieces, strict=True)), progress)
+        (loss / count).backward()
+        for name, value in {"loss": loss, **parts}.items():
+            means[name] = means.get(name, 0) + value.detach() / count
+    return means
 
 
 def _load_last(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, names: list[str]) -> int:
@@ -182,7 +199,7 @@ class _Log:
         rate = ranks() * sum(len(photos) for _, photos in steps[self.untimed :]) / (time.perf_counter() - self.since)
         rounded = {name: float(f"{value:.6g}") for name, value in means.items()}
         if rank() == 0:
-            line = {"iteration": iteration, "lr": lr, **rounded, **of_model, "photos_per_second": round(rate, 2)}
+            line = {"iteration": iteration, "lr": lr, **rounded, **of_model, "photos_per_second": float(f"{rate:.4g}")}
             append_jsonl(self.path, line)
         self._start()
         return " ".join(f"{name} {value:.3f}" for name, value in means.items())

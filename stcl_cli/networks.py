@@ -31,6 +31,7 @@ def build_stcl(config: TrainConfig, classes: int) -> Stcl:
         )
     except BackboneError as error:
         raise StclError(str(error)) from error
+    backbone.vit.set_grad_checkpointing(config.checkpointing)
     memory = {
         "slots": config.memory_slots,
         "adaptive": config.memory_update == "adaptive",
@@ -52,6 +53,8 @@ def build_segmenter(config: SegtrainConfig, classes: int) -> VitSegmenter | SmpS
     """A new segmentation model; with --init its ViT starts from the backbone of an STCL run."""
     if config.init and config.arch != "vit":
         raise StclError(f"--init needs --arch vit: {config.arch} cannot take over a ViT's weights")
+    if config.checkpointing and config.arch != "vit":
+        raise StclError(f"--checkpointing needs --arch vit, not {config.arch}; take a smaller --batch-size")
     weights = _path(config.weights)
     try:
         if config.arch != "vit":
@@ -62,8 +65,10 @@ def build_segmenter(config: SegtrainConfig, classes: int) -> VitSegmenter | SmpS
                 raise StclError(
                     f"--encoder {config.encoder}: the backbone of {config.init} is {trained.backbone}; leave it out"
                 )
-            return VitSegmenter(stcl.backbone, classes)
-        backbone = Backbone(config.encoder, pretrained=config.pretrained, weights=weights, aux_layer=-1)
+            backbone = stcl.backbone
+        else:
+            backbone = Backbone(config.encoder, pretrained=config.pretrained, weights=weights, aux_layer=-1)
+        backbone.vit.set_grad_checkpointing(config.checkpointing)
         return VitSegmenter(backbone, classes)
     except BackboneError as error:
         raise StclError(str(error)) from error

@@ -24,6 +24,7 @@ CONFIGS = {
     "export": config.ExportConfig,
     "eval": config.EvalConfig,
     "report": config.ReportConfig,
+    "bench": config.BenchConfig,
     "demo": config.DemoConfig,
 }
 TRAIN = ["train", "photos", "--labels", "labels.csv", "-o", "run"]
@@ -246,3 +247,13 @@ def test_any_number_of_folders_but_one_at_least(stcl):
 def test_only_a_log_that_is_there_is_named(stcl):
     stcl.skipped = 1
     assert stcl("report", "RUN").stderr == "stcl: 1 input was skipped\n"
+
+
+def test_any_of_the_stages_or_none_to_measure(stcl):
+    assert stcl("bench", "cam", "train", "--photos", "8").exit_code == 0
+    assert stcl.config == config.BenchConfig(what=("cam", "train"), photos=8)
+    assert stcl("bench").exit_code == 0
+    assert stcl.config.what == ()
+    result = stcl("bench", "export")
+    assert result.exit_code == 2
+    assert "'train', 'cam', 'refine', 'segtrain', 'predict'" in result.output

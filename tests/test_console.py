@@ -120,3 +120,14 @@ def test_verbose_says_every_item_and_every_detail(capsys, verbosity):
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "skipped x"
     assert [line.split()[1] for line in lines[1:]] == ["1/3", "2/3", "3/3"]
+
+
+def test_quietly_is_over_at_its_end_and_left_as_it_was(capsys, verbosity):
+    with console.quietly():
+        console.say("1")
+    console.say("2")
+    verbosity(-1)
+    with console.quietly():
+        pass
+    console.say("3")
+    assert capsys.readouterr().err == "2\n"

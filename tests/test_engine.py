@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 
 from stcl_cli.config import SegtrainConfig
 from stcl_cli.distributed import joined
-from stcl_cli.engine import Run, fit, learning_rate_factor
+from stcl_cli.engine import Run, check_accumulate, fit, learning_rate_factor
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checkpoints import open_checkpoint
 from stcl_cli.formats.runs import Failures, read_jsonl
@@ -30,12 +31,13 @@ def batches(first, last, *, stop_at=None):
         yield {"x": x, "names": names, "failures": [("b.jpg", "is empty")] if iteration == 1 else []}
 
 
-def make_run(folder, *, batches=batches, bad_from=None, validate=None, dropout=0.5, **settings):
+def make_run(folder, *, batches=batches, bad_from=None, validate=None, dropout=0.5, norm=True, **settings):
     """A small network that meets chance (dropout) and keeps statistics (batch norm)."""
     settings = {"iterations": 12, "save_every": 5, "log_every": 3, "lr": 0.01, "warmup": 0.25} | settings
     config = SegtrainConfig(images="", masks="", output="", seed=4, **settings)
     seed_everything(0)
-    model = nn.Sequential(nn.Linear(3, 8, bias=False), nn.BatchNorm1d(8), nn.Dropout(dropout), nn.Linear(8, 1))
+    norm = nn.BatchNorm1d(8) if norm else nn.Identity()
+    model = nn.Sequential(nn.Linear(3, 8, bias=False), norm, nn.Dropout(dropout), nn.Linear(8, 1))
 
     def step(batch, progress):
         out = model(batch["x"])
@@ -212,3 +214,33 @@ def test_groups_keep_their_ratio(tmp_path):
     fit(run)
     assert [r["lr"] for r in read_jsonl(tmp_path / LOG)] == [0.01 * learning_rate_factor(i, 4, 0) for i in range(4)]
     assert run.groups[1]["lr"] == pytest.approx(10 * run.groups[0]["lr"])
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_batch_in_parts_is_the_whole_batch_where_photos_do_not_meet(tmp_path, parts):
+    """Without dropout and batch norm each photo of this loss is on its own."""
+    whole = make_run(tmp_path / "whole", dropout=0, norm=False)
+    run = make_run(tmp_path / "parts", dropout=0, norm=False, batch_size=4, accumulate=parts)
+    sizes, step = [], run.step
+
+    def watched(batch, progress):
+        sizes.append(len(batch["x"]))
+        return step(batch, progress)
+
+    run.step = watched
+    fit(whole)
+    fit(run)
+    assert sizes == [4 // parts] * parts * 12
+    (expected, expected_log), (weights, log) = weights_and_log(whole), weights_and_log(run)
+    for name, value in weights.items():
+        assert torch.allclose(torch.tensor(value), torch.tensor(expected[name]), atol=1e-6), name
+    assert len(log) == len(expected_log)
+    for line, other in zip(log, expected_log, strict=True):
+        assert line == pytest.approx(other, rel=1e-4)
+
+
+def test_parts_are_equal():
+    config = SegtrainConfig(images="", masks="", output="", batch_size=6, accumulate=3)
+    check_accumulate(config)
+    with pytest.raises(StclError, match=r"^--accumulate 4: must divide --batch-size 6$"):
+        check_accumulate(replace(config, accumulate=4))

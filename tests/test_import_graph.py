@@ -16,6 +16,8 @@ LAYERS = [
     {"stages"},
     {
         "engine",
+        "flops",
+        "measuring",
         "validation",
         "networks",
         "inference",
@@ -45,7 +47,7 @@ LAYERS = [
     },
     {"errors", "config", "stcl_cli"},
 ]
-CHAINS = {"stcl_cli.stages.run", "stcl_cli.stages.demo"}  # they run the other stages
+CHAINS = {"stcl_cli.stages.run", "stcl_cli.stages.bench", "stcl_cli.stages.demo"}  # they run the other stages
 SHARED_BY_STAGES = {"stcl_cli.stages.output", "stcl_cli.stages.objective", "stcl_cli.stages.remember"}
 
 

@@ -91,3 +91,30 @@ def test_everything_that_learns_is_in_one_group_and_heads_learn_faster():
     grouped = [id(p) for group in (slow, fast) for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
     assert len(slow["params"]) == len(list(model.backbone.parameters()))
+
+
+@pytest.mark.parametrize(("build", "config"), [(build_stcl, TRAIN), (build_segmenter, SEGTRAIN)])
+def test_checkpointing_gives_the_same_gradients_and_keeps_less(build, config, tmp_path):
+    torch.manual_seed(0)
+    plain = build(config, 2).train()
+    less = build(replace(config, checkpointing=True), 2).train()
+    less.load_state_dict(plain.state_dict())
+    found, kept = [], []
+    for model in (plain, less):
+        saved = []
+        backbone = getattr(model, "backbone", None) or model.encoder
+        images = backbone.normalise(torch.arange(3 * 64 * 64).view(1, 3, 64, 64) % 251)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=saved: (s.append(t.numel()), t)[1], lambda t: t):
+            tokens = backbone(images)
+            loss = tokens.patch_BND.square().sum() + tokens.aux_BND.sum()
+        loss.backward()
+        found.append([parameter.grad for parameter in backbone.parameters()])
+        kept.append(sum(saved))
+    assert kept[1] < 0.5 * kept[0]
+    for mine, other in zip(*found, strict=True):
+        assert (mine is None and other is None) or torch.allclose(mine, other, rtol=1e-4, atol=1e-6)
+
+
+def test_checkpointing_is_for_vits():
+    with pytest.raises(StclError, match="--checkpointing needs --arch vit, not unet; take a smaller"):
+        build_segmenter(replace(SEGTRAIN, arch="unet", encoder="resnet18", checkpointing=True), 2)

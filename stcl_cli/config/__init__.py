@@ -4,7 +4,7 @@ cli.py turns the fields into command line options, each output folder keeps them
 reads them back. Nothing heavy is imported here, so `stcl --help` is instant.
 """
 
-from stcl_cli.config.chains import DemoConfig, RunConfig
+from stcl_cli.config.chains import BenchConfig, DemoConfig, RunConfig
 from stcl_cli.config.checking import check_values
 from stcl_cli.config.files import CheckConfig, EvalConfig, ExportConfig, ReportConfig
 from stcl_cli.config.labelling import CamConfig, RefineConfig, TrainConfig
@@ -14,6 +14,7 @@ from stcl_cli.config.shared import Folder, Sharing, Training
 
 __all__ = [
     "LABEL_FORMATS",
+    "BenchConfig",
     "CamConfig",
     "CheckConfig",
     "DemoConfig",

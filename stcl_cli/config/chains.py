@@ -1,4 +1,4 @@
-"""Commands that run the other stages: run, demo."""
+"""Commands that run the other stages: run, bench, demo."""
 
 from __future__ import annotations
 
@@ -37,6 +37,32 @@ class RunConfig(Compute):
         None, "Photos with a longer side are reduced to this many pixels. [default: as in each stage]", range=COUNT
     )
     val_masks: str | None = as_in(TrainConfig, "val_masks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """`stcl bench`: how fast the stages run on this machine, on photos and weights made up for it."""
+
+    what: tuple[str, ...] = option(
+        (),
+        "What to measure. [default: all]",
+        positional=True,
+        multiple=True,
+        choices=("train", "cam", "refine", "segtrain", "predict"),
+    )
+    backbone: str = option(TrainConfig.backbone, "Any timm ViT; its weights are random.")
+    crop_size: int = option(448, "Side of the photos and of the training crops, in pixels.", range=COUNT)
+    batch_size: int = option(4, "Photos a training step.", range=COUNT)
+    photos: int | None = option(
+        None, "How many photos each measurement takes. [default: 16 on the CPU, 1024 on a GPU]", range={"min": 8}
+    )
+    w_class: float = option(0.0, "As for train: above 0 class token contrast is on.", range=NOT_NEGATIVE)
+    w_seg: float = option(0.0, "As for train: above 0 the segmentation branch is on.", range=NOT_NEGATIVE)
+    accumulate: int = as_in(TrainConfig, "accumulate")
+    checkpointing: bool = as_in(TrainConfig, "checkpointing")
+    device: str = as_in(TrainConfig, "device")
+    amp: str = as_in(TrainConfig, "amp")
+    workers: int | None = as_in(TrainConfig, "workers")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,5 +56,11 @@ class Training(Compute, Folder):
         None, "Measure on the photos named in FILE. [default: all with a mask]", path=True, metavar="FILE"
     )
     val_every: int | None = option(None, "Measure every N iterations. [default: a tenth of the run]", range=COUNT)
+    accumulate: int = option(
+        1, "Compute a batch in N equal parts, one after the other: less memory for the same batch.", range=COUNT
+    )
+    checkpointing: bool = option(
+        False, "Keep less of a ViT's blocks and compute them again in the backward pass: less memory, more time."
+    )
     save_every: int = option(500, "Write checkpoints/last.safetensors every N iterations.", range=COUNT)
     log_every: int = option(20, "Write metrics.jsonl every N iterations.", range=COUNT)

@@ -41,15 +41,18 @@ class Maps(NamedTuple):
     aux_BKhw: Tensor
 
 
+def local_window(config: TrainConfig, patch: int) -> int:
+    """Side of a local crop in tokens."""
+    side = config.local_crop_size or 96 * config.crop_size // 448
+    return min(max(round(side / patch), 4), config.crop_size // patch)
+
+
 class Objective:
     """Called with a batch and how far the run is; what a phase does not use yet is not computed."""
 
     def __init__(self, model: Stcl, config: TrainConfig, runtime: Runtime) -> None:
         self.model, self.config, self.runtime = model, config, runtime
-        patch = model.backbone.patch_size
-        side = config.local_crop_size or 96 * config.crop_size // 448
-        grid = config.crop_size // patch
-        self.window = min(max(round(side / patch), 4), grid)  # side of a local crop in tokens
+        self.window = local_window(config, model.backbone.patch_size)
         self.remember = Remember(model.memory, config) if model.memory is not None else None
 
     def __call__(self, batch: dict[str, Any], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -126,7 +129,7 @@ class Objective:
         if config.w_patch:
             parts["patch"] = patch_contrast(tokens.patch_BND, labels_Bhw.flatten(1))
         if config.w_class:
-            model.teacher.update(model.student, config.ema)
+            model.teacher.update(model.student, config.ema ** (1 / config.accumulate))  # once a part
             corners, positive_BL = local_crop_corners(labels_Bhw, valid_Bhw, self.window, uniform_BL)
             crops = cut_crops(images_B3HW, corners, model.backbone.patch_size, self.window)
             with self.runtime.autocast():

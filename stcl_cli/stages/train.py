@@ -11,7 +11,7 @@ from stcl_cli.console import say, warn
 from stcl_cli.data.inventory import describe, take_inventory
 from stcl_cli.data.loader import TrainingViews, training_batches
 from stcl_cli.distributed import check_same, devices, joined, rank
-from stcl_cli.engine import Run, fit
+from stcl_cli.engine import Run, check_accumulate, fit
 from stcl_cli.errors import StclError
 from stcl_cli.formats.memories import write_photo_names
 from stcl_cli.networks import build_stcl, parameter_groups
@@ -44,6 +44,7 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
         raise StclError(
             f"--crop-size {config.crop_size}: must be a multiple of {2 * patch}, twice the patch of {config.backbone}"
         )
+    check_accumulate(config)
     folder, failures = open_folder(config, "train", labels.classes)
     skip(failures, found.missing + found.unlabelled)
 

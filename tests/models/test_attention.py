@@ -1,12 +1,16 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers import gradients, quick, randn, seeds
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from stcl_models import attention as module
-from stcl_models.attention import CpuAttention, attention
+from stcl_models.attention import CpuAttention, attention, take_over
 
 
 def by_torch(q, k, v):
@@ -59,3 +63,32 @@ def test_only_plain_bfloat16_attention_is_taken_over(monkeypatch):
         F.scaled_dot_product_attention(low, low, low, attn_mask=None, dropout_p=0.0, is_causal=False)
     F.scaled_dot_product_attention(low, low, low)
     assert taken == [torch.bfloat16]
+
+
+class Layer(nn.Module):
+    """Stands for timm's, which have this flag."""
+
+    fused_attn = True
+
+    def forward(self, x_BAND):
+        if x_BAND.shape[-1] == 1:
+            raise ValueError("too narrow")
+        return F.scaled_dot_product_attention(x_BAND, x_BAND, x_BAND)
+
+
+def test_layers_take_it_wherever_they_are_computed_and_nothing_else_does(monkeypatch):
+    taken = []
+    monkeypatch.setattr(module, "attention", lambda q, k, v: taken.append(q.shape) or attention(q, k, v))
+    layers = nn.Sequential(Layer(), nn.Identity())
+    take_over(layers)
+    x = randn(0, 1, 2, 6, 8).detach().bfloat16().requires_grad_()
+    out = checkpoint(copy.deepcopy(layers), x, use_reentrant=False)
+    assert len(taken) == 1
+    out.sum().backward()
+    assert len(taken) == 2  # computed again for the gradient
+    with pytest.raises(ValueError, match="too narrow"):
+        layers(x[..., :1])
+    F.scaled_dot_product_attention(x, x, x)
+    assert len(taken) == 2
+    layers(x.to("meta"))
+    assert len(taken) == 2

@@ -1,0 +1,73 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from stcl_cli.config import BenchConfig
+from stcl_cli.errors import StclError
+from stcl_cli.stages import bench
+
+TINY = BenchConfig(backbone="stcl_tiny", crop_size=32, batch_size=2, photos=8, device="cpu", w_class=0.5, w_seg=0.1)
+
+
+@pytest.fixture(autouse=True)
+def rate(monkeypatch):
+    """The machine is measured twice for each stage; the better one counts."""
+    rates = iter([3.0, 4.0] * 5)
+    monkeypatch.setattr(bench, "matrix_rate", lambda runtime: next(rates))
+
+
+def measure(config):
+    found = []
+    result = bench.run(config, found.append)
+    assert (result.skipped, result.summary) == (0, None)
+    return json.loads(json.dumps(found))
+
+
+def test_a_line_for_each_stage_with_what_is_promised(capfd):
+    found = measure(TINY)
+    assert [line["what"] for line in found] == ["train", "cam", "refine", "segtrain", "predict"]
+    for line in found:
+        training = line["what"] in ("train", "segtrain")
+        assert list(line) == [
+            *("what", "photos_per_second", "efficiency", "gflop_per_photo", "matrix_rate_gflops"),
+            *("peak_memory_mb", "loader_ms", "backbone", "crop_size", "batch_size", "device", "amp"),
+        ]
+        assert line["photos_per_second"] > 0
+        assert line["loader_ms"] > 0
+        assert line["peak_memory_mb"] > 50
+        assert line["matrix_rate_gflops"] == 4.0
+        assert line["batch_size"] == (2 if training else None)
+        assert (line["backbone"], line["crop_size"], line["amp"]) == ("stcl_tiny", 32, "off")
+        assert line["device"].startswith("cpu, ")
+        if line["what"] == "refine":
+            assert line["efficiency"] is line["gflop_per_photo"] is None
+        else:
+            efficiency = line["gflop_per_photo"] * line["photos_per_second"] / 4.0
+            assert line["efficiency"] == pytest.approx(efficiency, rel=0.2, abs=0.001)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert [line.split(":")[0] for line in err.splitlines()] == [line["what"] for line in found]
+
+
+def test_options_reach_the_training_and_every_loss_is_on_from_the_start(monkeypatch):
+    parts = []
+    fit = bench.train.fit
+
+    def watched(run):
+        parts.append((run.config, set(run.step(next(iter(run.batches(0, 1))), 0.0)[1])))
+        return fit(run)
+
+    monkeypatch.setattr(bench.train, "fit", watched)
+    (line,) = measure(replace(TINY, what=("train",), accumulate=2, checkpointing=True, amp="bf16"))
+    assert line["amp"] == "bf16"
+    ((config, names),) = parts
+    assert (config.accumulate, config.checkpointing, config.amp, config.batch_size) == (2, True, "bf16", 2)
+    assert config.iterations == 5  # four of the eight photos, and one to warm up
+    assert names == {"cls", "cls_aux", "patch", "class", "memory", "seg", "reg"}
+
+
+def test_what_was_skipped_is_no_measurement(monkeypatch):
+    monkeypatch.setattr(bench.predict, "run", lambda config, done: bench.Result(skipped=3))
+    with pytest.raises(StclError, match="3 photos were skipped; take a smaller --crop-size"):
+        measure(replace(TINY, what=("predict",)))
