@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -107,3 +108,18 @@ def test_scores_lie_where_the_photo_is():
     for flip in (False, True):
         (scores,) = photo_scores(Brightness(), CPU, [PHOTO], (1.0,), flip)
         assert np.array_equal(scores.argmax(0), PHOTO[:, :, 0] > 127)
+
+
+@pytest.mark.parametrize("cached", [100, 2**19])
+def test_cams_together_in_bfloat16_are_near_those_of_one_photo_in_float32(monkeypatch, cached):
+    """Whatever the tiles of attention; how near is what eight bits of mantissa allow after three blocks."""
+    monkeypatch.setattr("stcl_models.attention.CACHED", cached)
+    model, photos = a_model_with_a_memory(), [PHOTO, PHOTO[::-1, 1:], PHOTO[1:, :-1]]
+    together = photo_cams(model, make_runtime("cpu", "bf16"), photos, (1.0, 0.5, 1.5))
+    for photo, cams in zip(photos, together, strict=True):
+        (alone,) = photo_cams(model, CPU, [photo], (1.0, 0.5, 1.5))
+        for mine, exact in zip(cams, alone, strict=True):
+            assert not torch.equal(mine, exact)
+            assert (mine - exact).norm() < 0.02 * exact.norm()
+        maps = [label_maps(some, (0, 2), model.memory, 0.7) for some in (cams, alone)]
+        assert (maps[0] - maps[1]).abs().mean() < 0.01
