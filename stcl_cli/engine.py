@@ -167,7 +167,7 @@ class _Log:
     def __init__(self, run: Run, first: int) -> None:
         self.path, self.failures = run.folder / "metrics.jsonl", run.failures
         before = _drop_later_lines(self.path, first)
-        self.best_miou: float = max((r["val_miou"] for r in before if r.get("val_miou") is not None), default=-1.0)
+        self.best_miou: float = max((_number(record.get("val_miou"), -1.0) for record in before), default=-1.0)
         self._start()
 
     def _start(self) -> None:
@@ -235,9 +235,14 @@ def _of_all_ranks(records: list[tuple[str, ...]]) -> list[list[str]]:
     return [json.loads(line) for line in lines.splitlines()]
 
 
+def _number(value: Any, otherwise: float) -> float:
+    """A log may have been edited by hand."""
+    return value if isinstance(value, int | float) else otherwise
+
+
 def _drop_later_lines(path: Path, first: int) -> list[dict[str, Any]]:
     """A resumed run writes the lines after its checkpoint again."""
-    records = [record for record in read_jsonl(path) if record["iteration"] <= first]
+    records = [record for record in read_jsonl(path) if _number(record.get("iteration"), first + 1) <= first]
     if path.is_file() and rank() == 0:
         with atomic_write(path) as temporary:
             temporary.write_bytes(b"".join(json_bytes(record) for record in records))

@@ -8,8 +8,17 @@ EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
 EXIT_TERMINATED = 143  # by SIGTERM, as a cluster sends it before it takes a machine away
 
 
+LONGEST = 2600  # characters of a message
+
+
 class StclError(Exception):
-    """Something the user can cure. The message is one line that names the file and the cure."""
+    """Something the user can cure. The message is one line that names the file and the cure.
+
+    Of a text beyond all reason, such as a class name of a megabyte, the middle is left out.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= LONGEST else f"{message[:2000]} ... {message[-500:]}")
 
 
 class PhotoError(StclError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,7 @@ def load(path: Path) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
         if len(value) < len(pairs):
-            keys = [key for key, _ in pairs]
-            double = next(key for key in keys if keys.count(key) > 1)
+            double = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
             raise StclError(f"{file}: an object has the key '{shown(double)}' twice; put the two together")
         if "image_id" in value and "category_id" in value:  # of COCO's annotations outlines are nine tenths
             return {"image_id": value["image_id"], "category_id": value["category_id"]}

@@ -1,0 +1,91 @@
+"""One input given to a reader: it may take it, or refuse it with one line; it may not do anything else."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stcl_cli.errors import StclError
+
+SECONDS = 20  # an input that takes longer counts as a hang
+ROOM = 4 << 30  # bytes that a reader may ask for beyond what the process has
+FORBIDDEN = (
+    "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.startfile", "subprocess.Popen",
+    "socket.connect", "socket.bind", "socket.getaddrinfo", "urllib.Request", "ftplib.connect", "ctypes.dlopen",
+    "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.link", "os.symlink", "os.truncate",
+    "shutil.rmtree", "exec",
+)  # fmt: skip
+
+
+class Hang(BaseException):
+    """A reader that does not come back."""
+
+
+class _Counts:
+    """Over all readers."""
+
+    def __init__(self) -> None:
+        self.inputs: Counter[str] = Counter()
+        self.taken: Counter[str] = Counter()
+        self.slowest = (0.0, "")
+
+
+Counts = _Counts()
+_seen: list[str] | None = None  # forbidden events while a reader is at work
+
+
+def _watch(event: str, arguments: tuple) -> None:
+    if _seen is not None and (
+        event in FORBIDDEN or (event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"))
+    ):
+        _seen.append(f"{event} {arguments!r}"[:200])
+
+
+sys.addaudithook(_watch)
+
+
+@contextmanager
+def _limits():
+    def hang(number, frame):
+        raise Hang
+
+    before = signal.signal(signal.SIGALRM, hang)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0]) if sys.platform == "linux" else 0
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ROOM if pages else soft, hard))
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def attempt(name: str, reader: Callable[[], Any], may: str = "") -> None:
+    """AssertionError, or the reader's own error, if it does more than to take or to refuse; `may`: an event it may."""
+    global _seen
+    Counts.inputs[name] += 1
+    started, events = time.perf_counter(), []
+    with _limits():
+        _seen = events
+        try:
+            reader()
+            Counts.taken[name] += 1
+        except StclError as error:
+            text = str(error)
+            assert "\n" not in text, text
+            assert text.isprintable(), text
+            assert 10 < len(text) < 3000, text
+        finally:
+            _seen = None
+    events = [event for event in events if not may or not event.startswith(may)]
+    assert not events, events
+    Counts.slowest = max(Counts.slowest, (time.perf_counter() - started, name))
