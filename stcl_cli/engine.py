@@ -237,7 +237,7 @@ def _of_all_ranks(records: list[tuple[str, ...]]) -> list[list[str]]:
 
 def _number(value: Any, otherwise: float) -> float:
     """A log may have been edited by hand."""
-    return value if isinstance(value, int | float) else otherwise
+    return value if isinstance(value, int | float) and value == value else otherwise  # nor NaN
 
 
 def _drop_later_lines(path: Path, first: int) -> list[dict[str, Any]]:

@@ -7,18 +7,24 @@ EXIT_SKIPPED = 3  # finished, but some inputs were skipped; each is named in fai
 EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
 EXIT_TERMINATED = 143  # by SIGTERM, as a cluster sends it before it takes a machine away
 
-
 LONGEST = 2600  # characters of a message
+
+
+def printable(text: str) -> str:
+    """`text` in one line: control characters, undecodable bytes and what no font has are escaped."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 class StclError(Exception):
     """Something the user can cure. The message is one line that names the file and the cure.
 
-    Of a text beyond all reason, such as a class name of a megabyte, the middle is left out.
+    What strangers' files bring into it is escaped, and of a text beyond all reason, such as a class name of a megabyte,
+    the middle is left out.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(message if len(message) <= LONGEST else f"{message[:2000]} ... {message[-500:]}")
+        text = printable(message)
+        super().__init__(text if len(text) <= LONGEST else f"{text[:2000]} ... {text[-500:]}")
 
 
 class PhotoError(StclError):

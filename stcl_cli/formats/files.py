@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from stcl_cli.errors import PhotoError, StclError
+from stcl_cli.errors import PhotoError, StclError, printable
 
 LOCK = ".stcl-lock"  # in every output folder, see formats/locks.py
 
@@ -31,8 +31,7 @@ _OF_ONE_PHOTO = {errno.ENAMETOOLONG, *_TAKEN}  # the others' names may do
 
 def shown(path: str | os.PathLike[str]) -> str:
     """`path` as it can stand in a one-line message: control characters and undecodable bytes are escaped."""
-    text = os.fspath(path)
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return printable(os.fspath(path))
 
 
 def output_path(folder: str | os.PathLike[str], name: str, suffix: str) -> Path:

@@ -158,6 +158,21 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return records
 
 
+def read_failures(path: str | os.PathLike[str]) -> dict[str, str]:
+    """{name of an input that was skipped: why} of a failed.jsonl; the first reason counts. An absent file has none.
+
+    Raises:
+        StclError: unreadable, or a line that says something else.
+    """
+    reasons: dict[str, str] = {}
+    for number, record in enumerate(read_jsonl(path), 1):
+        name, reason = record.get("image"), record.get("reason")
+        if not (isinstance(name, str) and isinstance(reason, str)):
+            raise StclError(f"{shown(path)} line {number}: names no image and reason; remove that line")
+        reasons.setdefault(name, reason)
+    return reasons
+
+
 class Failures:
     """Inputs that a run goes on without: each once in FOLDER/failed.jsonl, as {"image": name, "reason": why}.
 
@@ -171,8 +186,7 @@ class Failures:
     ) -> None:
         self.folder, self.shard, self.write = Path(folder), shard, write
         self.path = self.folder / (FAILED if shard == ALL else _PART.format(*shard))
-        records = read_jsonl(self.path) if keep else []
-        self.reasons: dict[str, str] = {str(r.get("image")): str(r.get("reason")) for r in records}
+        self.reasons = read_failures(self.path) if keep else {}
         if write and not keep:
             for path in [self.path, *(self.folder.glob(_PART.format("*", "*")) if shard == ALL else ())]:
                 try:
@@ -194,10 +208,12 @@ class Failures:
         path = self.folder / FAILED
         with one_at_a_time(self.folder):
             parts = self.folder.glob(_PART.format("*", self.shard.count))
-            records = {str(record.get("image")): record for part in parts for record in read_jsonl(part)}
-            if records:
+            reasons = {name: reason for part in parts for name, reason in read_failures(part).items()}
+            if reasons:
                 with atomic_write(path) as temporary:
-                    temporary.write_bytes(b"".join(json_bytes(records[name]) for name in sorted(records)))
+                    temporary.write_bytes(
+                        b"".join(json_bytes({"image": name, "reason": reasons[name]}) for name in sorted(reasons))
+                    )
             else:
                 path.unlink(missing_ok=True)
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import CLASSES, read_classes
 from stcl_cli.formats.files import shown
-from stcl_cli.formats.runs import CONFIG, FAILED, made_by_stcl, read_config, read_jsonl
+from stcl_cli.formats.runs import CONFIG, FAILED, made_by_stcl, read_config, read_failures, read_jsonl
 
 # command -> (what it left, the suffix of its files a photo), in the order of the chain
 KINDS = {
@@ -32,7 +32,7 @@ class Output(NamedTuple):
         command: a key of KINDS.
         options: what its config.json holds.
         metrics: lines of metrics.jsonl that tell of an iteration.
-        failures: lines of failed.jsonl.
+        failures: (name, reason) of what failed.jsonl says was skipped.
     """
 
     path: Path
@@ -41,7 +41,7 @@ class Output(NamedTuple):
     options: dict[str, Any]
     classes: tuple[str, ...]
     metrics: list[dict[str, Any]]
-    failures: list[dict[str, Any]]
+    failures: list[tuple[str, str]]
 
     @property
     def what(self) -> str:
@@ -102,11 +102,16 @@ def _refuse(folder: Path) -> None:
 def _open(folder: Path) -> Output:
     command, options = read_config(folder)
     classes = read_classes(folder / CLASSES)
-    metrics = [record for record in read_jsonl(folder / METRICS) if isinstance(record.get("iteration"), int)]
-    failures = read_jsonl(folder / FAILED)
+    metrics = [record for record in read_jsonl(folder / METRICS) if _tells_when(record)]
+    failures = list(read_failures(folder / FAILED).items())
     return Output(
         folder, shown(os.path.basename(os.path.abspath(folder))), command, options, classes, metrics, failures
     )
+
+
+def _tells_when(record: dict[str, Any]) -> bool:
+    iteration = record.get("iteration")
+    return isinstance(iteration, int) and 0 <= iteration < 1e15
 
 
 def images_of(outputs: list[Output]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from stcl_cli.report.memory import Remembered
 
 MARK = b"<!doctype html>\n<!-- a report of stcl -->\n"  # by which a page of ours is known, so that it may be replaced
 LAST = ("grad_norm", "lr", "photos_per_second")  # figures of a training that are looked at last
+MOST = 1e30  # a figure beyond cannot be drawn
 LEGEND_FROM = 0.0005  # of the photo's pixels: what is less is not in the legend
 
 
@@ -100,7 +100,7 @@ def loss_charts(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
     lines: dict[str, list[tuple[float, float]]] = {}
     for record in metrics:
         for name, value in record.items():
-            if name != "iteration" and isinstance(value, int | float) and math.isfinite(value):
+            if name != "iteration" and isinstance(value, int | float) and abs(value) < MOST:  # nor NaN
                 lines.setdefault(name, []).append((record["iteration"], value))
     end = max((record["iteration"] for record in metrics), default=0)
     order = sorted(lines, key=lambda name: (name != "loss", name in LAST))

@@ -13,7 +13,7 @@ from stcl_cli.config import CamConfig, PredictConfig, RefineConfig, RunConfig, S
 from stcl_cli.console import say
 from stcl_cli.errors import StclError
 from stcl_cli.formats.files import atomic_write
-from stcl_cli.formats.runs import FAILED, Failures, read_jsonl
+from stcl_cli.formats.runs import FAILED, Failures, read_failures
 from stcl_cli.launch import launch
 from stcl_cli.stages import cam, predict, refine, segtrain, train
 from stcl_cli.stages.output import Done, Result, nobody, take_folder
@@ -44,8 +44,8 @@ def run(config: RunConfig, done: Done = nobody) -> Result:
     run_chain(folder, given | {"images": _listed(config.images, folder)}, done)
     failures = Failures(folder)
     for place in PLACES:
-        for record in read_jsonl(folder / place / FAILED):
-            failures.add(record["image"], record["reason"])
+        for name, reason in read_failures(folder / place / FAILED).items():
+            failures.add(name, reason)
     for place, what in PLACES.items():
         say(f"{folder / place}: {what}")
     return Result(skipped=len(failures), next=("report", folder))

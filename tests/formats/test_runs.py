@@ -202,3 +202,18 @@ def test_shards_have_files_of_their_own_that_are_merged(tmp_path):
     runs.Failures(tmp_path, Shard(1, 2)).add("b", "empty")
     assert len(runs.Failures(tmp_path)) == 0  # a run of everything starts anew
     assert not list(tmp_path.glob("failed*"))
+
+
+@pytest.mark.parametrize(
+    "line", ["{}", '{"image": "a"}', '{"image": 7, "reason": "b"}', '{"image": "a", "reason": []}']
+)
+def test_a_damaged_log_of_failures_is_one_line(tmp_path, line):
+    path = tmp_path / "failed.jsonl"
+    path.write_text(f'{{"image": "a", "reason": "b"}}\n{line}\n')
+    with pytest.raises(StclError, match=r"failed.jsonl line 2: names no image and reason; remove that line"):
+        runs.read_failures(path)
+    with pytest.raises(StclError, match="line 2"):
+        runs.Failures(tmp_path, keep=True)
+    path.rename(tmp_path / "failed-1-of-2.jsonl")
+    with pytest.raises(StclError, match=r"failed-1-of-2.jsonl line 2"):
+        runs.Failures(tmp_path, Shard(2, 2)).merge()

@@ -57,6 +57,7 @@ KEYS = [
     "labels", "imagePath", "data", "image", "choice", "choices", "rectanglelabels", "value", "result", "from_name",
     "format", "version", "classes", "size", "source", "scores", "command", "stcl", "stage", "iteration", "config",
     "ranks", "crc32", "cam", "dog", "a.jpg", "../../x", "background", "", "seed", "val_miou", "loss", "reason",
+    "hf-hub:stranger/net", "tu-hf_hub:stranger/net", "stcl_tiny",
 ]  # fmt: skip
 _numbers = st.one_of(st.integers(-2, 300), st.sampled_from([10**30, -(10**9), 2**31, 2**63]), st.floats())
 VALUES = st.recursive(
@@ -67,6 +68,7 @@ VALUES = st.recursive(
     ),
     max_leaves=20,
 )
+OBJECTS = st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=6)
 JSON = VALUES.map(lambda value: json.dumps(value).encode())
 JSON_LINES = st.lists(VALUES, max_size=5).map(lambda values: b"".join(json.dumps(v).encode() + b"\n" for v in values))
 

@@ -8,6 +8,7 @@ import json
 import os
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import inputs
 import label_files
@@ -19,14 +20,21 @@ from hypothesis import strategies as st
 from PIL import Image
 from watching import Counts, attempt
 
+from stcl_cli.config import TrainConfig
 from stcl_cli.data.labels import READERS, read_labels
 from stcl_cli.data.photos import list_photos, listed_names, photo_size, read_photo
+from stcl_cli.engine import _Log
+from stcl_cli.errors import StclError
 from stcl_cli.formats.cams import CamFile, read_cam, write_cam
 from stcl_cli.formats.checkpoints import open_checkpoint
 from stcl_cli.formats.classes import read_classes
 from stcl_cli.formats.masks import encode_mask, read_mask
-from stcl_cli.formats.runs import read_config, read_jsonl
-from stcl_cli.networks import load_stcl
+from stcl_cli.formats.memories import read_memories
+from stcl_cli.formats.runs import read_config, read_failures
+from stcl_cli.networks import build_stcl, load_segmenter, load_stcl
+from stcl_cli.report.folders import find_outputs
+from stcl_cli.report.page import loss_charts
+from stcl_models.backbone import BackboneError, load_backbone_weights
 
 INPUTS = int(os.environ.get("STCL_FUZZ", 40))
 fuzz = settings(
@@ -89,15 +97,16 @@ def test_masks(file, data):
 CAM = CamFile(classes=("cat", "dog"), labels=(1,), cam_KHW=np.ones((1, 3, 4), np.float32), size=(9, 12), scores=(0.5,))
 
 
-def cam_bytes(file):
+@pytest.fixture(scope="module")
+def cam(file):
     write_cam(file, CAM)
     return file.read_bytes()
 
 
 @fuzz
 @given(st.data())
-def test_cams(file, data):
-    give("CAM files", file, data.draw(inputs.variants([cam_bytes(file)])), read_cam)
+def test_cams(file, cam, data):
+    give("CAM files", file, data.draw(inputs.variants([cam])), read_cam)
 
 
 CAM_HEADER = {"format": "cam", "version": 1, "classes": ["cat"], "labels": [0], "size": [8, 8], "source": "given"}
@@ -116,35 +125,83 @@ def test_cams_of_somebody_who_knows_the_format(file, header, shape, dtype, name)
     give("CAM headers", file, safetensors.numpy.save(tensors, {"stcl": json.dumps(header)}), read_cam)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(trained):
-    """A small checkpoint: its header with three tensors."""
-    path = trained.run / "checkpoints" / "last.safetensors"
-    load_stcl(path)  # so that all is imported
+@pytest.fixture(scope="module", params=["train", "segtrain"])
+def checkpoint(request, trained):
+    """A small checkpoint: its stage, its header and three tensors."""
+    path = (trained.run if request.param == "train" else trained.seg) / "checkpoints" / "last.safetensors"
+    LOADERS[request.param](path)  # so that all is imported
     with safetensors.safe_open(path, "np") as opened:
         meta = json.loads(opened.metadata()["stcl"])
         tensors = {name: np.zeros(1, np.float32) for name in islice(sorted(opened.keys()), 3)}
-    return meta, tensors
+    return request.param, meta, tensors
+
+
+LOADERS = {"train": load_stcl, "segtrain": load_segmenter}
+TORCH = ("exec",)  # torch builds some of its functions from texts
 
 
 @fuzz
 @given(st.data())
 def test_checkpoints(file, checkpoint, data):
-    meta, tensors = checkpoint
+    stage, meta, tensors = checkpoint
     whole = safetensors.numpy.save(tensors, {"stcl": json.dumps(meta)})
-    give("checkpoints", file, data.draw(inputs.variants([whole])), lambda path: open_checkpoint(path, "train"))
+    give(f"checkpoints: {stage}", file, data.draw(inputs.variants([whole])), lambda path: open_checkpoint(path, stage))
 
 
 @fuzz
 @given(st.data())
 def test_checkpoints_of_somebody_who_knows_the_format(file, checkpoint, data):
     """They lack weights, so they are refused at last, after a network was made as they say."""
-    meta, tensors = checkpoint
+    stage, meta, tensors = checkpoint
     meta = data.draw(inputs.altered(meta))
     if isinstance(meta.get("config"), dict):
         meta["config"] = data.draw(inputs.altered(meta["config"]))
     file.write_bytes(safetensors.numpy.save(tensors, {"stcl": json.dumps(meta)}))
-    attempt("checkpoint headers", lambda: load_stcl(file), may="exec")  # torch builds some of its functions from texts
+    attempt(f"checkpoint headers: {stage}", lambda: LOADERS[stage](file), may=TORCH)
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return build_stcl(
+        TrainConfig(images="", labels="", output="", backbone="stcl_tiny", pretrained=False), 1
+    ).backbone.vit
+
+
+@fuzz
+@given(st.data())
+def test_weights(file, vit, data):
+    """A file that was changed, or one with other tensors."""
+    weights = {name: value.numpy() for name, value in vit.state_dict().items()}
+    name = data.draw(st.one_of(st.sampled_from(sorted(weights)), st.text(max_size=8)))
+    tensor = np.zeros(data.draw(SHAPES), data.draw(st.sampled_from([np.float32, np.float16, np.int64])))
+    whole, other = (safetensors.numpy.save(tensors) for tensors in (weights, weights | {name: tensor}))
+    file.write_bytes(data.draw(st.one_of(inputs.variants([whole]), st.just(other))))
+
+    def load():
+        try:
+            load_backbone_weights(vit, "stcl_tiny", file)
+        except BackboneError as error:  # as stcl_cli.networks does
+            raise StclError(str(error)) from error
+
+    attempt("weights", load)
+
+
+@fuzz
+@given(st.data())
+def test_memories(file, data):
+    """What a report reads of a checkpoint: tensors of the memory bank, and the names of its photos."""
+    folder = file.parent / "memories"
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    shape, kind = data.draw(st.one_of(st.just([2, 3]), SHAPES)), data.draw(st.sampled_from([np.int64, np.float32]))
+    photo = np.full(shape, data.draw(st.integers(-2, 3)), kind)
+    tensors = {"model.memory.photo": photo, "model.memory.quality": np.ones(data.draw(st.sampled_from([shape, [2]])))}
+    whole = safetensors.numpy.save(tensors)
+    (folder / "checkpoints" / "last.safetensors").write_bytes(
+        data.draw(st.one_of(st.just(whole), inputs.variants([whole])))
+    )
+    names = st.one_of(st.just(b'["a", "b", "c"]'), inputs.JSON, inputs.variants([b'["a", "b"]']))
+    (folder / "photos.json").write_bytes(data.draw(names))
+    attempt("memories", lambda: read_memories(folder))
 
 
 TEXTS = [b"background\ncat\ndog\n", b'{"command": "cam", "stcl": "0.1", "seed": 3}', b"a.jpg\nsub/b 1.jpg 1\n"]
@@ -162,10 +219,55 @@ def test_configs(file, data):
     give("config.json", file, data, read_config, lambda path: read_config(path, "cam"))
 
 
+LINES = b'{"iteration": 1, "loss": 0.5}\n{"iteration": 2, "val_miou": 0.1}\n{"image": "a", "reason": "b"}\n'
+LOGS = st.one_of(inputs.variants([LINES]), inputs.JSON_LINES)
+
+
 @fuzz
-@given(st.one_of(inputs.variants([b'{"iteration": 1}\n{"image": "a", "reason": "b"}\n']), inputs.JSON_LINES))
-def test_json_lines(file, data):
-    give("JSON lines", file, data, read_jsonl)
+@given(LOGS)
+def test_failed_jsonl(file, data):
+    give("failed.jsonl", file, data, read_failures)
+
+
+@fuzz
+@given(LOGS)
+def test_metrics_jsonl(file, data):
+    """A training that goes on behind it keeps the lines up to its checkpoint."""
+    log = file.with_name("metrics.jsonl")
+    log.write_bytes(data)
+    run = SimpleNamespace(folder=file.parent, failures=None)
+    attempt("metrics.jsonl", lambda: _Log(run, 1), may=("open", "os.rename", "os.mkdir"))
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """The folder of a training."""
+    folder = tmp_path_factory.mktemp("reported")
+    config = b'{"command": "train", "stcl": "0"}'
+    draw_report(
+        folder, {"config.json": config, "classes.txt": b"cat\n", "metrics.jsonl": LINES}
+    )  # so that all is imported
+    return folder
+
+
+@fuzz
+@given(st.data())
+def test_folders_that_a_report_is_about(reported, data):
+    config = st.fixed_dictionaries({"command": st.sampled_from(["train", "segtrain", "cam"]), "stcl": st.just("0")})
+    files = {
+        "config.json": st.builds(lambda a, b: json.dumps({**b, **a}).encode(), config, inputs.OBJECTS),
+        "classes.txt": st.one_of(st.just(b"cat\ndog\n"), inputs.CSV),
+        "metrics.jsonl": LOGS,
+        "failed.jsonl": st.one_of(st.just(b'{"image": "a", "reason": "b"}\n'), LOGS),
+    }
+    contents = {name: data.draw(content) for name, content in files.items()}
+    attempt("folders of a report", lambda: draw_report(reported, contents), may=("open",))
+
+
+def draw_report(folder, contents):
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    loss_charts(find_outputs([folder])[0].metrics)
 
 
 @fuzz
@@ -265,11 +367,16 @@ def test_folders_of_files_made_of_words(tmp_path_factory, format):
 def test_the_count(capsys):
     with capsys.disabled():
         total, taken = Counts.inputs.total(), Counts.taken.total()
+        crashes, hangs, executed = (count.total() for count in (Counts.crashes, Counts.hangs, Counts.executed))
         seconds, name = Counts.slowest
         print(
             f"\n{total:,} inputs for {len(Counts.inputs)} readers, {taken:,} taken, {total - taken:,} refused; ", end=""
         )
-        print(f"crashes 0, hangs 0, code executed 0; the slowest took {seconds:.1f} s ({name})")
+        print(f"crashes {crashes}, hangs {hangs}, code executed {executed}; the slowest took {seconds:.1f} s ({name})")
         if INPUTS > 1000:
-            print("".join(f"{count:9,}  {name}\n" for name, count in Counts.inputs.items()), end="")
+            columns = (Counts.inputs, Counts.taken, Counts.crashes, Counts.hangs, Counts.executed)
+            print("| reader | inputs | taken | crashes | hangs | code executed |\n|---|---|---|---|---|---|")
+            for name in sorted(Counts.inputs):
+                print(f"| {name} | " + " | ".join(f"{column[name]:,}" for column in columns) + " |")
     assert total >= 35 * INPUTS
+    assert (crashes, hangs, executed) == (0, 0, 0)

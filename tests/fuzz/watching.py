@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import resource
 import signal
 import sys
@@ -20,7 +21,7 @@ FORBIDDEN = (
     "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.startfile", "subprocess.Popen",
     "socket.connect", "socket.bind", "socket.getaddrinfo", "urllib.Request", "ftplib.connect", "ctypes.dlopen",
     "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.link", "os.symlink", "os.truncate",
-    "shutil.rmtree", "exec",
+    "shutil.rmtree", "exec", "pickle.find_class",
 )  # fmt: skip
 
 
@@ -29,11 +30,10 @@ class Hang(BaseException):
 
 
 class _Counts:
-    """Over all readers."""
+    """Over all readers, by their names."""
 
     def __init__(self) -> None:
-        self.inputs: Counter[str] = Counter()
-        self.taken: Counter[str] = Counter()
+        self.inputs, self.taken, self.crashes, self.hangs, self.executed = (Counter() for _ in range(5))
         self.slowest = (0.0, "")
 
 
@@ -49,6 +49,8 @@ def _watch(event: str, arguments: tuple) -> None:
 
 
 sys.addaudithook(_watch)
+for _name in ("utf_16", "utf_16_le", "utf_16_be", "utf_32", "utf_32_le", "utf_32_be", "utf_8_sig"):
+    codecs.lookup(_name)  # Python imports them when they are first needed, which is no code of a stranger
 
 
 @contextmanager
@@ -69,8 +71,8 @@ def _limits():
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def attempt(name: str, reader: Callable[[], Any], may: str = "") -> None:
-    """AssertionError, or the reader's own error, if it does more than to take or to refuse; `may`: an event it may."""
+def attempt(name: str, reader: Callable[[], Any], may: tuple[str, ...] = ()) -> None:
+    """AssertionError, or the reader's own error, if it does more than to take or to refuse; `may`: events it may."""
     global _seen
     Counts.inputs[name] += 1
     started, events = time.perf_counter(), []
@@ -80,12 +82,24 @@ def attempt(name: str, reader: Callable[[], Any], may: str = "") -> None:
             reader()
             Counts.taken[name] += 1
         except StclError as error:
-            text = str(error)
-            assert "\n" not in text, text
-            assert text.isprintable(), text
-            assert 10 < len(text) < 3000, text
+            _seen = None
+            check_line(name, str(error))
+        except Hang:
+            Counts.hangs[name] += 1
+            raise
+        except Exception:
+            Counts.crashes[name] += 1
+            raise
         finally:
             _seen = None
-    events = [event for event in events if not may or not event.startswith(may)]
+    events = [event for event in events if not event.startswith(may)] if may else events
+    Counts.executed[name] += bool(events)
     assert not events, events
     Counts.slowest = max(Counts.slowest, (time.perf_counter() - started, name))
+
+
+def check_line(name: str, text: str) -> None:
+    """One line that a person can read."""
+    if "\n" in text or not text.isprintable() or not 10 < len(text) < 3000:
+        Counts.crashes[name] += 1
+        raise AssertionError(text)

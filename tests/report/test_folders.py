@@ -19,7 +19,7 @@ def test_a_folder_of_outputs_and_single_ones(world):
     (masks,) = find_outputs([world / "out" / "masks"])
     assert (masks.suffix, masks.classes, masks.metrics) == (".png", CLASSES, [])
     assert len(whole[0].metrics) == 11
-    assert whole[2].failures == [{"image": "<i>gone</i>", "reason": "is <b>empty</b>"}]
+    assert whole[2].failures == [("<i>gone</i>", "is <b>empty</b>")]
 
 
 def test_a_folder_that_stcl_did_not_make_may_hold_some(world, tmp_path):
@@ -30,7 +30,11 @@ def test_a_folder_that_stcl_did_not_make_may_hold_some(world, tmp_path):
 
 def test_lines_that_tell_of_no_iteration_are_passed_over(world, tmp_path):
     shutil.copytree(world / "out" / "run", tmp_path / "run")
-    (tmp_path / "run" / "metrics.jsonl").write_text('{"iteration": 1, "loss": 2}\n{"loss": 3}\n{"iteration": "x"}\n')
+    (tmp_path / "run" / "metrics.jsonl").write_text(
+        '{"iteration": 1, "loss": 2}\n{"loss": 3}\n{"iteration": "x"}\n{"iteration": -1}\n{"iteration": 1'
+        + "0" * 400
+        + "}\n"
+    )
     assert find_outputs([tmp_path / "run"])[0].metrics == [{"iteration": 1, "loss": 2}]
 
 

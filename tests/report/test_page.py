@@ -99,7 +99,9 @@ def test_the_browser_would_notice(page, tmp_path):
 
 def test_losses_become_charts():
     records = [{"iteration": i, "loss": 1 / i, "lr": 0.1, "grad_norm": 2.0, "seg": 0.5} for i in (10, 20, 30)]
-    records += [{"iteration": 30, "val_miou": 0.25, "val_background": None, "odd": float("inf"), "word": "x"}]
+    records += [
+        {"iteration": 30, "val_miou": 0.25, "val_background": None, "odd": float("inf"), "word": "x", "huge": 10**400}
+    ]
     charts = loss_charts(records)
     assert [(chart.title, chart.value) for chart in charts] == [
         ("loss", "0.0333"), ("seg", "0.5"), ("val_miou", "0.25"), ("lr", "0.1"), ("grad_norm", "2"),

@@ -144,3 +144,10 @@ def test_what_several_stages_skipped_counts_once(config, stages, tmp_path):
         {"image": "x", "reason": "broken in run"},
         {"image": "y", "reason": "no label"},
     ]
+
+
+def test_a_damaged_log_of_a_stage_is_one_line(config, stages, tmp_path):
+    run.run(config())
+    append_jsonl(tmp_path / "out" / "cams" / "failed.jsonl", {"photo": "x"})
+    with pytest.raises(StclError, match=r"cams/failed.jsonl line 1: names no image and reason; remove that line"):
+        run.run(config())

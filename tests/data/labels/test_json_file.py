@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 
@@ -86,3 +87,13 @@ def test_outlines_are_dropped_while_reading(tmp_path):
     item = {"image_id": 1, "category_id": 2, "segmentation": [[0.5] * 1000], "id": 3}
     (tmp_path / "x.json").write_text(json.dumps({"annotations": [item]}))
     assert load(tmp_path / "x.json") == {"annotations": [{"image_id": 1, "category_id": 2}]}
+
+
+def test_a_key_that_is_there_twice_among_many_is_found_at_once(tmp_path):
+    """Counting each key anew took hours for a file of this size."""
+    path = tmp_path / "labels.json"
+    path.write_text("{" + "".join(f'"{number}": ["cat"], ' for number in range(200_000)) + '"199999": ["dog"]}')
+    started = time.process_time()
+    with pytest.raises(StclError, match="has the key '199999' twice"):
+        load(path)
+    assert time.process_time() - started < 10
