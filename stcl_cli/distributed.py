@@ -158,6 +158,16 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 @_together
+def max_over_ranks(values: Tensor) -> Tensor:
+    """The largest of all ranks' `values`, element by element, of the same shape on each; no gradient."""
+    if ranks() == 1:
+        return values
+    largest = values.detach().clone()
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest
+
+
+@_together
 def all_gather_rows(rows: Tensor) -> Tensor:
     """All ranks' rows (N, ...) in rank order; N may differ and may be 0. No gradient."""
     if ranks() == 1:

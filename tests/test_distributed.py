@@ -34,6 +34,7 @@ def test_alone_everything_is_the_identity(monkeypatch):
         assert (distributed.rank(), distributed.ranks()) == (0, 1)
         assert distributed.all_gather_rows(rows) is rows
         assert distributed.sum_over_ranks(rows) is rows
+        assert distributed.max_over_ranks(rows) is rows
         assert distributed.all_gather_bytes(b"one\n") == b"one\n"
         parameter = nn.Parameter(rows)
         parameter.grad = rows.clone()
@@ -59,8 +60,8 @@ def test_rows_of_all_ranks_in_their_order():
     assert together(3, gather) == [expected] * 3
 
 
-def test_text_sums_and_gradients():
-    def all_three(rank):
+def test_text_sums_largest_values_and_gradients():
+    def all_four(rank):
         parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(3, 1)), nn.Parameter(torch.zeros(1))]
         parameters[0].grad = torch.tensor([rank, 1.0])
         parameters[1].grad = torch.full((3, 1), 4.0 * rank)
@@ -68,9 +69,12 @@ def test_text_sums_and_gradients():
         gradients = [p.grad.flatten().tolist() for p in parameters[:2]]
         assert parameters[2].grad is None
         text = distributed.all_gather_bytes(b"" if rank == 0 else "bär\n".encode())
-        return text, distributed.sum_over_ranks(torch.tensor([rank, 2])).tolist(), gradients
+        values = torch.tensor([rank, 2])
+        sums, largest = distributed.sum_over_ranks(values).tolist(), distributed.max_over_ranks(values).tolist()
+        assert values.tolist() == [rank, 2]
+        return text, sums, largest, gradients
 
-    assert together(2, all_three) == [("bär\n".encode(), [1, 4], [[0.5, 1.0], [2.0, 2.0, 2.0]])] * 2
+    assert together(2, all_four) == [("bär\n".encode(), [1, 4], [1, 2], [[0.5, 1.0], [2.0, 2.0, 2.0]])] * 2
 
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm2d(3), nn.BatchNorm2d(3, affine=False), BatchNormAct2d(3)])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stcl_cli.distributed import ranks, sum_over_ranks
+from stcl_cli.distributed import max_over_ranks, ranks, sum_over_ranks
 
 if TYPE_CHECKING:
     from stcl_models.memory_bank import BankView
@@ -72,12 +72,17 @@ def memory_contrast(
 
 @torch.no_grad()
 def _classes_to_read(anchor_AE: Tensor, class_A: Tensor, bank: BankView) -> Tensor:
-    """The anchors' classes and the HARDEST others, those whose prototypes are the most similar to any anchor."""
+    """The anchors' classes and the HARDEST others, those whose prototypes are the most similar to any anchor.
+
+    To any of all ranks: each reads what one process would that has all their anchors.
+    """
     cosine_AC = anchor_AE.float() @ bank.prototype_CE.t()
     hard_C = torch.cat([cosine_AC, torch.full_like(bank.prototype_CE[:, :1].t(), -1)]).amax(0)  # also without anchors
+    own_C = torch.zeros_like(hard_C).index_fill_(0, class_A, 1)
+    hard_C, own_C = max_over_ranks(torch.stack([hard_C, own_C]))
+    hard_C = hard_C.masked_fill(own_C > 0, torch.inf)
     hard_C[0] = torch.inf  # background
-    hard_C[class_A] = torch.inf
-    count = len(class_A.unique()) + HARDEST
+    count = int(own_C.sum()) + HARDEST
     return hard_C.topk(min(count, len(hard_C))).indices.sort().values
 
 

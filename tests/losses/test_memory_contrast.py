@@ -3,7 +3,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from ranks import run_ranks
 
+from stcl_cli.distributed import joined
 from stcl_cli.losses import memory_contrast as module
 from stcl_cli.losses.memory_contrast import memory_contrast
 from stcl_models.memory_bank import BankView
@@ -134,3 +136,25 @@ def test_of_many_entries_the_best_are_read(monkeypatch):
     monkeypatch.setattr(module, "BEST", 2)
     torch.testing.assert_close(memory_contrast(*given, bank), expected)
     assert loss.isfinite()
+
+
+def test_two_ranks_read_the_classes_that_one_process_would(monkeypatch):
+    """With more classes than are read, also those that are hard for the other rank's anchors only, or its own."""
+    monkeypatch.setattr(module, "HARDEST", 3)
+    bank, given = a_bank(classes=60), anchors(8, classes=60)
+
+    def part(rank):
+        """Loss and gradient of this rank's anchors: of the first one's 5, or of the other's 3."""
+        anchor, *rest = (tensor[:5] if rank == 0 else tensor[5:] for tensor in given)
+        anchor = anchor.clone().requires_grad_()
+        with joined(torch.device("cpu")):
+            loss = memory_contrast(anchor, *rest, bank)
+            loss.backward()
+            return loss.item(), anchor.grad.tolist()
+
+    anchor = given[0].clone().requires_grad_()
+    whole = memory_contrast(anchor, *given[1:], bank)
+    whole.backward()
+    (first, above), (second, below) = run_ranks(2, part)
+    assert (first + second) / 2 == pytest.approx(whole.item(), rel=1e-5)
+    torch.testing.assert_close(torch.tensor(above + below) / 2, anchor.grad)
