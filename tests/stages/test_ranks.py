@@ -88,7 +88,9 @@ def test_two_ranks_resume_bit_for_bit(config, tmp_path):
         engine.save_checkpoint = save  # in this process, which ends with the run
         run(stopped)
 
-    assert all(isinstance(error, StclError) for error in run_ranks(2, until_the_first_checkpoint))
+    first, other = run_ranks(2, until_the_first_checkpoint)
+    assert isinstance(first, StclError)
+    assert isinstance(other, StclError) or other.args == (1,)  # whatever it notices first, the broken call or the word
     assert run_ranks(2, lambda rank: run(replace(stopped, resume=True)).skipped) == [1, 0]
     one, two = (load_file(tmp_path / name / "checkpoints" / "last.safetensors") for name in ("one", "two"))
     assert all(one[name].equal(two[name]) for name in one)
