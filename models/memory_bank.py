@@ -62,6 +62,12 @@ class MemoryBank(nn.Module):
         self.register_buffer("offered", torch.zeros(classes, dtype=torch.long))
         self.register_buffer("stored", torch.zeros(classes, dtype=torch.long))
 
+    def empty(self) -> MemoryBank:
+        """Another one with the same settings, on the same device, that holds nothing yet."""
+        classes, slots, width = self.embedding.shape
+        bank = MemoryBank(classes, width, slots=slots, adaptive=self.adaptive, half_life=self.half_life)
+        return bank.to(self.embedding.device)
+
     def view(self) -> BankView:
         return BankView(self.embedding, self.quality, self.stored_at >= 0, self.prototype, self.trust)
 

@@ -52,6 +52,7 @@ class Run:
     failures: Failures
     # On all ranks, given where to say how far it is; holds 'miou', and 'skipped' (name, reason).
     validate: Callable[[Callable[[str], None]], dict[str, Any]] | None = None
+    finish: Callable[[Callable[[str], None]], None] | None = None  # after the last step, on all ranks; tells likewise
     figures: Callable[[], dict[str, float]] | None = None  # of the network, for each line of metrics.jsonl
 
 
@@ -108,6 +109,8 @@ def fit(run: Run) -> dict[str, Any]:
             done = iteration + 1
             saving = done % config.save_every == 0 or done == config.iterations
             text = None
+            if run.finish and done == config.iterations:
+                run.finish(gauge.tell)
             # Always before a checkpoint: it stops a run that is no longer finite, and a resumed run logs the same.
             if saving or done % config.log_every == 0:
                 text = log.write(done, peaks[0] * factor, run.figures() if run.figures else {})

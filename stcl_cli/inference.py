@@ -27,6 +27,8 @@ class PhotoCams(NamedTuple):
     cam_aux_Chw: Tensor
     cosine_Chw: Tensor | None  # to the memory's prototypes, background first; None without a memory
     probability_C: Tensor
+    key_ND: Tensor  # the memory's tokens of the plain view at the largest scale
+    key_grid: tuple[int, int]
 
 
 @torch.inference_mode()
@@ -45,7 +47,8 @@ def photo_cams(
     for index, photo in enumerate(photos):
         own = [-(-side // CAM_STRIDE) for side in photo.shape[:2]]
         last, aux, *cosine = (resize(m[index : index + 1].float(), own)[0] for m in maps)
-        found.append(PhotoCams(last, aux, cosine[0] if cosine else None, probabilities[index]))
+        key = (cams.key_BNE[index], cams.key_grid)
+        found.append(PhotoCams(last, aux, cosine[0] if cosine else None, probabilities[index], *key))
     return found
 
 

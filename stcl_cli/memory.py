@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SHARPNESS = 4.0  # of memory maps, relative to how far classes are from background
 BACKGROUND_MARGIN = 0.2  # added to background's cosine, relative to the same distance
+PURITY = 4.0  # how much less a region's token counts that is like background
 LEAST_PATCHES = 3  # a smaller region is not stored
 
 
@@ -69,10 +70,17 @@ def region_masks(
     return masks.flatten(2).float(), torch.cat([torch.zeros_like(classes[:, :1]), classes], 1)
 
 
-def region_embeddings(key_BND: Tensor, masks_BRN: Tensor) -> Tensor:
-    """Mean of the unit tokens of every region, of unit length (B,R,E); zero for a region without a patch."""
-    total = torch.bmm(masks_BRN, key_BND.float())
-    return F.normalize(total / masks_BRN.sum(2, keepdim=True).clamp_min(1), dim=-1)
+def region_embeddings(key_BND: Tensor, masks_BRN: Tensor, background_E: Tensor) -> Tensor:
+    """Mean of the unit tokens of every region, of unit length (B,R,E); zero for a region without a patch.
+
+    In a label's region a token counts the less, the more it is like background's prototype: (1 - cosine)^PURITY.
+    What a class is seen with, such as the water around boats, is in other photos or other parts of the photo known
+    as background, and so leaves the class's memory. No gradient goes through these weights.
+    """
+    with torch.no_grad():
+        unlike_BN = (1 - key_BND.float() @ background_E).clamp(0, 1) ** PURITY
+        masks_BRN = torch.cat([masks_BRN[:, :1], masks_BRN[:, 1:] * unlike_BN[:, None]], 1)
+    return F.normalize(torch.bmm(masks_BRN, key_BND.float()), dim=-1)
 
 
 def region_quality(maps_BKhw: Tensor, masks_BRN: Tensor, probability_BK: Tensor) -> Tensor:

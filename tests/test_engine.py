@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from ranks import run_ranks
+from safetensors.torch import load_file
 from torch import nn
 
 from stcl_cli.config import SegtrainConfig
@@ -31,7 +32,7 @@ def batches(first, last, *, stop_at=None):
         yield {"x": x, "names": names, "failures": [("b.jpg", "is empty")] if iteration == 1 else []}
 
 
-def make_run(folder, *, batches=batches, bad_from=None, validate=None, dropout=0.5, norm=True, **settings):
+def make_run(folder, *, batches=batches, bad_from=None, validate=None, finish=None, dropout=0.5, norm=True, **settings):
     """A small network that meets chance (dropout) and keeps statistics (batch norm)."""
     settings = {"iterations": 12, "save_every": 5, "log_every": 3, "lr": 0.01, "warmup": 0.25} | settings
     config = SegtrainConfig(images="", masks="", output="", seed=4, **settings)
@@ -61,6 +62,7 @@ def make_run(folder, *, batches=batches, bad_from=None, validate=None, dropout=0
         runtime=make_runtime("cpu"),
         failures=Failures(folder),
         validate=validate and partial(validate, model),
+        finish=finish and partial(finish, model),
     )
 
 
@@ -184,6 +186,25 @@ def test_two_ranks_stop_together_and_name_the_photos_of_both(tmp_path):
         assert isinstance(error, StclError)
         assert "at iteration 4 (loss inf, fit inf" in str(error)
         assert "with the photos 3-0, 3-1, 3-2, 3-3;" in str(error)
+
+
+def test_a_run_is_finished_once_before_its_last_measurement_and_checkpoint(tmp_path):
+    calls = []
+
+    def finish(model, tell):
+        calls.append("finish")
+        torch.nn.init.constant_(model[0].weight, 7)
+
+    def measure(model, tell):
+        calls.append("measure")
+        return {"miou": 0.5, "skipped": []}
+
+    run = make_run(tmp_path, val_every=6, validate=measure, finish=finish)
+    fit(run)
+    assert calls == ["measure", "finish", "measure"]
+    assert (load_file(tmp_path / "checkpoints" / "last.safetensors")["model.0.weight"] == 7).all()
+    fit(make_run(tmp_path, val_every=6, validate=measure, finish=finish))  # it has been, and is not again
+    assert calls == ["measure", "finish", "measure"]
 
 
 def test_best_is_the_checkpoint_of_the_highest_miou(tmp_path):

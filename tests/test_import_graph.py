@@ -48,7 +48,7 @@ LAYERS = [
     {"errors", "config", "stcl_cli"},
 ]
 CHAINS = {"stcl_cli.stages.run", "stcl_cli.stages.bench", "stcl_cli.stages.demo"}  # they run the other stages
-SHARED_BY_STAGES = {"stcl_cli.stages.output", "stcl_cli.stages.objective", "stcl_cli.stages.remember"}
+SHARED_BY_STAGES = {f"stcl_cli.stages.{name}" for name in ("output", "objective", "remember", "consolidate")}
 
 
 def read_modules() -> dict[str, str]:

@@ -108,9 +108,22 @@ def test_regions_are_apart_and_follow_their_definition(seed):
 def test_embeddings_are_means_of_unit_length_and_an_empty_region_is_zero():
     key = F.normalize(torch.randn(1, 6, E), dim=-1)
     masks = torch.tensor([[[1.0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]]])
-    embedding = region_embeddings(key, masks)
+    embedding = region_embeddings(key, masks, torch.zeros(E))
     torch.testing.assert_close(embedding[0, 0], F.normalize(key[0, :2].mean(0), dim=0))
     assert (embedding[0, 1] == 0).all()
+
+
+def test_what_is_like_background_leaves_a_label_s_region_but_not_background_s():
+    background, boat = F.normalize(torch.randn(2, E), dim=1)
+    water = F.normalize(background + 0.3 * boat, dim=0)
+    key = torch.stack([boat, water, water, water])[None]
+    masks = torch.ones(1, 2, 4)
+    embedding = region_embeddings(key, masks, background)[0]
+    weight = [(1 - float(token @ background)) ** 4 for token in key[0]]  # a naive oracle
+    expected = F.normalize(sum(w * token for w, token in zip(weight, key[0], strict=True)), dim=0)
+    torch.testing.assert_close(embedding, torch.stack([F.normalize(key[0].mean(0), dim=0), expected]))
+    assert embedding[1] @ boat > 0.99
+    assert embedding[0] @ water > 0.95
 
 
 def test_quality_is_the_mean_map_times_the_class_probability():

@@ -19,6 +19,7 @@ from stcl_cli.config import CamConfig, EvalConfig, RefineConfig, TrainConfig
 from stcl_cli.stages import cam, evaluate, refine, train
 
 NO_MEMORY = {"memory_slots": 0}
+EARLY = {"contrast_start": 0.05}  # without a memory to wait for
 FIFO, FIXED, UNGUIDED = {"memory_update": "fifo"}, {"memory_loss": "fixed"}, {"guidance": 0.0}
 CLASS, BRANCH = {"w_class": 0.5}, {"w_seg": 0.1}  # ToCo's weights
 ROWS: dict[str, dict[str, Any]] = {
@@ -26,9 +27,11 @@ ROWS: dict[str, dict[str, Any]] = {
     "patch contrast": NO_MEMORY,
     "patch and class contrast": {**NO_MEMORY, **CLASS},
     "patch and class contrast, segmentation branch": {**NO_MEMORY, **CLASS, **BRANCH},
+    "patch and class contrast, early": {**NO_MEMORY, **CLASS, **EARLY},
     "patch contrast, bank with fifo and fixed weights": {**FIFO, **FIXED, **UNGUIDED},
     "the same with adaptive update": {**FIXED, **UNGUIDED},
     "the same with adaptive update and loss": UNGUIDED,
+    "default without consolidation": {"memory_consolidation": False},
     "default": {},
     "default without memory loss": {"w_memory": 0.0},
     "default without patch contrast": {"w_patch": 0.0},

@@ -90,6 +90,9 @@ class TrainConfig(Training):
     memory_half_life: float = option(
         0.1, "Share of the run in which an entry loses half of its value; for --memory-update adaptive.", range=POSITIVE
     )
+    memory_consolidation: bool = option(
+        True, "Fill the memory anew at the end, from whole photos; --no-memory-consolidation keeps that of training."
+    )
     memory_loss: str = option(
         "adaptive",
         "adaptive: weighs by quality, hardness and fill; fixed: all weights one.",

@@ -54,7 +54,7 @@ class Remember:
         """Anchors: the photo's sure regions, and uncertain patches with the class of the nearest prototype."""
         bank = self.bank.view()
         key_BND = tokens.key_BND.float()
-        region_BRE = region_embeddings(key_BND, regions.masks_BRN)
+        region_BRE = region_embeddings(key_BND, regions.masks_BRN, bank.prototype_CE[0])
         probability_BK = _probabilities(logits_BC, slots_BK)
         quality_BR = region_quality(regions.maps_BKhw, regions.masks_BRN, probability_BK)
         real_BR = (regions.masks_BRN.sum(2) >= LEAST_PATCHES) & (regions.classes_BR >= 0)
@@ -94,7 +94,7 @@ class Remember:
     ) -> None:
         """After the loss was computed: the memory does not yet hold the batch it is asked about."""
         regions = self.regions(maps_BKhw, slots_BK, valid_BHW, cams.key_grid)
-        embedding_BRE = region_embeddings(cams.key_BNE, regions.masks_BRN)
+        embedding_BRE = region_embeddings(cams.key_BNE, regions.masks_BRN, self.bank.prototype[0])
         probability_BK = _probabilities(cams.logits_BC, slots_BK)
         quality_BR = region_quality(regions.maps_BKhw, regions.masks_BRN, probability_BK)
         real_BR = (regions.masks_BRN.sum(2) >= LEAST_PATCHES) & (regions.classes_BR >= 0)

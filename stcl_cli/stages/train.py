@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from stcl_cli.errors import StclError
 from stcl_cli.formats.memories import write_photo_names
 from stcl_cli.networks import build_stcl, parameter_groups
 from stcl_cli.runtime import Runtime, make_runtime, seed_everything
+from stcl_cli.stages.consolidate import consolidate
 from stcl_cli.stages.objective import Objective
 from stcl_cli.stages.output import Result, open_folder, skip
 from stcl_cli.validation import cam_validation
@@ -57,6 +59,9 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
         [photo for photo, _ in labelled], config, model.backbone.mean, labels=multi_hot, uniforms=config.local_crops
     )
     say(f"{len(labelled)} photos, {len(labels.classes)} classes, {config.backbone} on {devices(runtime.device)}")
+    consolidation = None
+    if model.memory is not None and config.memory_consolidation:
+        consolidation = partial(consolidate, model, config, runtime, labelled)
     fit(
         Run(
             stage="train",
@@ -70,6 +75,7 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
             runtime=runtime,
             failures=failures,
             validate=cam_validation(model, config, runtime, labels.classes, labelled),
+            finish=consolidation,
             figures=memory_figures(model),
         )
     )

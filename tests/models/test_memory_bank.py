@@ -29,6 +29,15 @@ def test_nothing_is_remembered_before_the_first_update_and_no_entry_changes_noth
     assert not bank.view().prototype_CE.any()
 
 
+def test_an_empty_one_has_the_same_settings_and_holds_nothing():
+    bank = MemoryBank(3, WIDTH, slots=4, adaptive=False, half_life=7)
+    bank.update(entries((1, 0.5)), step=3)
+    empty = bank.empty()
+    assert (empty.adaptive, empty.half_life, empty.embedding.shape) == (False, 7, bank.embedding.shape)
+    fresh = MemoryBank(3, WIDTH, slots=4).state_dict()
+    assert all(torch.equal(fresh[name], value) for name, value in empty.state_dict().items())
+
+
 def test_several_entries_of_a_class_in_one_batch_take_different_slots():
     bank = MemoryBank(3, WIDTH, slots=4, adaptive=False)
     batch = entries((1, 0.5), (2, 0.6), (1, 0.7), (1, 0.8))
