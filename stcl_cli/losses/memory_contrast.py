@@ -51,21 +51,23 @@ def memory_contrast(
     best_CM = torch.where(filled_CM, quality_CM, -1).topk(min(BEST, filled_CM.shape[1])).indices
     filled_CM, quality_CM = filled_CM.gather(1, best_CM), quality_CM.gather(1, best_CM)
     memory_CME = bank.embedding_CME[read_C[:, None], best_CM]
-    own_AC = class_A[:, None] == read_C
-    positive_ACM = own_AC[:, :, None] & filled_CM
-    negative_ACM = (negative_AC[:, read_C] & ~own_AC)[:, :, None] & filled_CM
-    usable_A = positive_ACM.any((1, 2)) & negative_ACM.any((1, 2))
+    own_A = torch.searchsorted(read_C, class_A)  # its place among the classes read
+    filled_AM = filled_CM[own_A]
+    negative_AC = negative_AC[:, read_C].scatter(1, own_A[:, None], False) & filled_CM.any(1)
+    usable_A = filled_AM.any(1) & negative_AC.any(1)
     similarity_ACM = torch.einsum("ae,cme->acm", anchor_AE.float(), memory_CME.float())
-    negatives_A = negative_ACM.any(2).sum(1)  # classes
+    similarity_AM = similarity_ACM.gather(1, own_A[:, None, None].expand(-1, 1, filled_CM.shape[1]))[:, 0]
     if adaptive:
-        alpha_ACM = quality_CM.expand_as(similarity_ACM)
-        beta_ACM = quality_CM * (hardness * similarity_ACM.detach()).exp()
+        log_alpha_CM = quality_CM.clamp_min(1e-6).log()
+        log_beta_ACM = log_alpha_CM + hardness * similarity_ACM.detach()
         weight_A = confidence_A * (bank.filled_CM.sum(1) / READY).clamp_max(1)[class_A]
     else:
-        alpha_ACM = beta_ACM = torch.ones_like(similarity_ACM)
+        log_alpha_CM, log_beta_ACM = torch.zeros_like(quality_CM), torch.zeros_like(similarity_ACM)
         weight_A = torch.ones_like(confidence_A)
-    log_p = _log_mean(similarity_ACM / temperature, alpha_ACM, positive_ACM)
-    log_n = _log_mean(similarity_ACM / temperature, beta_ACM, negative_ACM) + negatives_A.clamp_min(1).log()
+    log_p = _log_mean(similarity_AM / temperature, log_alpha_CM[own_A], filled_AM)
+    negative_ACM = negative_AC[:, :, None] & filled_CM
+    log_n = _log_mean((similarity_ACM / temperature).flatten(1), log_beta_ACM.flatten(1), negative_ACM.flatten(1))
+    log_n = log_n + negative_AC.sum(1).clamp_min(1).log()
     loss_A = torch.where(usable_A, torch.logaddexp(log_p, log_n) - log_p, 0) * weight_A
     return ranks() * loss_A.sum() / sum_over_ranks(usable_A.sum()).clamp_min(1)
 
@@ -86,9 +88,9 @@ def _classes_to_read(anchor_AE: Tensor, class_A: Tensor, bank: BankView) -> Tens
     return hard_C.topk(min(count, len(hard_C))).indices.sort().values
 
 
-def _log_mean(scores_ACM: Tensor, weight_ACM: Tensor, mask_ACM: Tensor) -> Tensor:
+def _log_mean(scores_AN: Tensor, log_weight_AN: Tensor, mask_AN: Tensor) -> Tensor:
     """log( sum over the mask of weight e^score / sum over the mask of weight ), (A); 0 where the mask is empty."""
-    log_weight = torch.where(mask_ACM, weight_ACM.clamp_min(1e-6).log(), -torch.inf).flatten(1)
-    empty = ~mask_ACM.flatten(1).any(1)
-    log_weight = log_weight.masked_fill(empty[:, None], 0.0)  # -inf - -inf would be NaN, in the gradient too
-    return (scores_ACM.flatten(1) + log_weight).logsumexp(1) - log_weight.logsumexp(1)
+    log_weight_AN = torch.where(mask_AN, log_weight_AN, -torch.inf)
+    empty_A = ~mask_AN.any(1)
+    log_weight_AN = log_weight_AN.masked_fill(empty_A[:, None], 0.0)  # -inf - -inf would be NaN, in the gradient too
+    return (scores_AN + log_weight_AN).logsumexp(1) - log_weight_AN.logsumexp(1)
