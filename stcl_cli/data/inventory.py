@@ -64,8 +64,10 @@ def take_inventory(config: TrainConfig | CheckConfig, labels: str) -> Inventory:
             f"'{shown(next(iter(table.by_name)))}', there is '{shown(photos[0].name)}'"
         )
     if config.list is None:  # with --list, labels of photos left out are no mistake
-        missing = missing + [(name, f"{shown(labels)}: {reason} in {shown(config.images)}") for name, reason in unknown]
-    without = [(photo.name, f"no label in {shown(labels)}") for photo in unlabelled]
+        shared = {reason: f"{shown(labels)}: {reason} in {shown(config.images)}" for _, reason in unknown}
+        missing = missing + [(name, shared[reason]) for name, reason in unknown]  # of millions, all say the same
+    reason = f"no label in {shown(labels)}"
+    without = [(photo.name, reason) for photo in unlabelled]
     return Inventory(photos, table, labelled, without, missing)
 
 

@@ -7,7 +7,7 @@ the format, `read_labels` makes `Labels` of what was read, `match_labels` brings
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -84,22 +84,33 @@ def read_labels(path: str | os.PathLike[str], classes: Sequence[str] | None = No
     if classes is not None:
         classes = check_classes(classes, "the list of classes")
     format, (rows, order) = _read(Path(path), classes, format)
-    if not rows:
+    shows: dict[str, Collection[str]] = {}
+    origins: dict[str, str] = {}  # of classes, where each is named first
+    for row in rows:
+        for name in row.classes:
+            if name not in origins:
+                origins[name] = row.origin
+        before = shows.setdefault(row.name, row.classes)
+        if before is not row.classes:
+            shows[row.name] = before = before if isinstance(before, set) else set(before)
+            before.update(row.classes)
+    if not shows:
         raise StclError(f"{shown(path)}: names no photo; read as {format}, see --labels-format")
-    rows = [row._replace(classes=[name for name in row.classes if not is_background(name)]) for row in rows]
+    origins = {name: origin for name, origin in origins.items() if not is_background(name)}
     if classes is None:
-        named = {name: row.origin for row in reversed(rows) for name in row.classes}
-        for name, origin in named.items():
+        for name, origin in origins.items():
             check_classes([name], origin)
-        order = sorted(named) if order is None else [name for name in order if not is_background(name)]
+        order = sorted(origins) if order is None else [name for name in order if not is_background(name)]
         classes = check_classes(order, shown(path))
     index = {name: number for number, name in enumerate(classes)}
-    by_name: dict[str, set[int]] = {}
-    for row in rows:
-        if not index.keys() >= set(row.classes):
-            check_known(row.classes, classes, row.origin)
-        by_name.setdefault(row.name, set()).update(index[name] for name in row.classes)
-    return Labels(classes, {name: tuple(sorted(shows)) for name, shows in by_name.items()}, format)
+    for name, origin in origins.items():
+        check_known([name], index, origin)
+    shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # few combinations, of millions of photos
+    by_name = {}
+    for name, names in shows.items():
+        numbers = tuple(sorted({index[name] for name in names if name in index}))
+        by_name[name] = shared.setdefault(numbers, numbers)
+    return Labels(classes, by_name, format)
 
 
 def _read(path: Path, classes: tuple[str, ...] | None, format: str) -> tuple[str, Table]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ from stcl_cli.formats.files import read_text, shown
 _SHOWN = {"1", "1.0", "true"}
 _FLAGS = _SHOWN | {"0", "0.0", "false", ""}
 _JOINERS = {",": ";|", "\t": ";|", ";": ",|"}  # what stands between the classes of one cell
+_LINES = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")  # with their ends
 
 
 class _Line(NamedTuple):
@@ -33,29 +36,28 @@ def read(path: Path, classes: Sequence[str] | None) -> Table:
     `classes` in their order.
 
     Raises:
-        StclError: another layout; names file and line.
+        StclError: another layout; names file and line. Also while the rows are read.
     """
     text = read_text(path)
-    delimiter = _delimiter(text)
-    lines = _lines(text, shown(path), delimiter)
-    header = _keys(lines[0])
+    lines = _Lines(text, shown(path), _delimiter(text))
+    header = _keys(lines.first())
     if len(header) > 2 and header[0] == "" and header[1] in IMAGE_KEYS:  # the numbers that pandas writes in front
-        lines = [line._replace(cells=line.cells[1:]) for line in lines]
-        header = header[1:]
+        lines.skip, header = 1, header[1:]
     image = next((column for column, key in enumerate(header) if key in IMAGE_KEYS), None)
     label = next((column for column, key in enumerate(header) if key in LABEL_KEYS), None)
-    if image is not None and label is not None and (len(header) == 2 or not _all_flags(lines[1:])):
-        lines = lines[1:]
+    if image is not None and label is not None and (len(header) == 2 or not _all_flags(lines.below())):
+        body = lines.below()
     elif len(header) > 2 or _is_one_column(lines):
-        return _columns(path, lines, classes)
+        return _columns(lines, classes)
     else:
-        image, label = 0, 1
-    return Table([Row(o, cells[image], _names(cells[label], delimiter, o)) for o, cells in lines])
+        image, label, body = 0, 1, iter(lines)
+    names = _Names(_JOINERS[lines.delimiter])
+    return Table(Row(origin, cells[image], names(cells[label], origin)) for origin, cells in body)
 
 
 def _delimiter(text: str) -> str:
     """The character that parts the first line's cells so that the first is a photo or a known header, else any."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    first = next((line[0] for line in _LINES.finditer(text) if line[0].strip()), "")
     found = [mark for mark in _JOINERS if mark in first] or [","]
     for mark in found:
         cell = first.split(mark)[0].strip().strip('"').casefold()
@@ -64,66 +66,89 @@ def _delimiter(text: str) -> str:
     return found[0]
 
 
-def _lines(text: str, file: str, delimiter: str) -> list[_Line]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        lines = [_Line(f"{file} line {reader.line_num}", cells) for cells in reader if any(map(str.strip, cells))]
-    except csv.Error as error:
-        raise StclError(f"{file} line {reader.line_num}: is not CSV ({error}); correct it") from error
-    if not lines:
-        raise StclError(f"{file}: is empty; write a line 'image,labels' for each photo")
-    width = len(lines[0].cells)
-    for origin, cells in lines:
-        if len(cells) != width or width < 2:
-            cure = "write image,class;class and put names with a comma into quotes"
-            raise StclError(f"{origin}: has {len(cells)} columns instead of {max(width, 2)}; {cure}")
-    return lines
+class _Lines:
+    """The lines of a table, read anew each time: all at once they would need ten times as much memory as the file.
+
+    `skip`: columns in front that are left out.
+    """
+
+    def __init__(self, text: str, file: str, delimiter: str) -> None:
+        self.text, self.file, self.delimiter, self.skip = text, file, delimiter, 0
+
+    def __iter__(self) -> Iterator[_Line]:
+        reader = csv.reader((line[0] for line in _LINES.finditer(self.text)), delimiter=self.delimiter)
+        width = 0
+        try:
+            for cells in reader:
+                if not any(map(str.strip, cells)):
+                    continue
+                width = width or len(cells)
+                origin = f"{self.file} line {reader.line_num}"
+                if len(cells) != width or width < 2:
+                    cure = "write image,class;class and put names with a comma into quotes"
+                    raise StclError(f"{origin}: has {len(cells)} columns instead of {max(width, 2)}; {cure}")
+                yield _Line(origin, cells[self.skip :])
+        except csv.Error as error:
+            raise StclError(f"{self.file} line {reader.line_num}: is not CSV ({error}); correct it") from error
+
+    def first(self) -> _Line:
+        """StclError if there is none."""
+        for line in self:
+            return line
+        raise StclError(f"{self.file}: is empty; write a line 'image,labels' for each photo")
+
+    def below(self) -> Iterator[_Line]:
+        """All but the first."""
+        return islice(self, 1, None)
 
 
 def _keys(line: _Line) -> list[str]:
     return [cell.strip().casefold() for cell in line.cells]
 
 
-def _names(cell: str, delimiter: str, origin: str) -> list[str]:
-    """Class names in a cell; Label Studio writes several choices, and regions, as JSON."""
-    if cell.startswith(('{"', "[{", '["')):
-        try:
-            return class_names(json.loads(cell), origin)
-        except (ValueError, RecursionError):
-            pass  # a name may start with a bracket
-    return split_names(cell, _JOINERS[delimiter])
+class _Names:
+    """Class names in a cell; cells that say the same, of millions, share them."""
+
+    def __init__(self, joiners: str) -> None:
+        self.split = lru_cache(partial(split_names, joiners=joiners))
+
+    def __call__(self, cell: str, origin: str) -> list[str]:
+        if cell.startswith(('{"', "[{", '["')):  # Label Studio writes several choices, and regions, as JSON
+            try:
+                return class_names(json.loads(cell), origin)
+            except (ValueError, RecursionError):
+                pass  # a name may start with a bracket
+        return self.split(cell)
 
 
-def _all_flags(lines: list[_Line]) -> bool:
+def _all_flags(lines: Iterable[_Line]) -> bool:
     return all(_FLAGS.issuperset(_keys(line)[1:]) for line in lines)
 
 
-def _is_one_column(lines: list[_Line]) -> bool:
+def _is_one_column(lines: _Lines) -> bool:
     """Whether two columns are an image and a class name with 0 and 1 below, not pairs with classes called 0 and 1."""
-    header = _keys(lines[0])[1]
-    return len(lines) > 1 and header not in LABEL_KEYS | _FLAGS and _all_flags(lines[1:])
+    some = next(lines.below(), None) is not None
+    return some and _keys(lines.first())[1] not in LABEL_KEYS | _FLAGS and _all_flags(lines.below())
 
 
-def _columns(path: Path, lines: list[_Line], classes: Sequence[str] | None) -> Table:
-    origin, header = lines[0]
+def _columns(lines: _Lines, classes: Sequence[str] | None) -> Table:
+    origin, header = lines.first()
     names = [clean_name(cell) for cell in header[1:]]
-    if _FLAGS.issuperset(_keys(lines[0])[1:]):  # no header: the columns are the classes in their order
+    if _FLAGS.issuperset(_keys(lines.first())[1:]):  # no header: the columns are the classes in their order
         if classes is None or len(classes) != len(names):
             raise StclError(
-                f"{shown(path)}: {len(names)} columns of 0 and 1 without a header; write the class names on top"
+                f"{lines.file}: {len(names)} columns of 0 and 1 without a header; write the class names on top"
             )
-        names = list(classes)
-    else:
-        lines = lines[1:]
-        columns = check_classes([name for name in names if not is_background(name)], origin)
-        check_known(columns, columns if classes is None else classes, origin)
-    rows = []
-    for line in lines:
-        flags = _keys(line)[1:]
-        wrong = next((cell for cell, flag in zip(line.cells[1:], flags, strict=True) if flag not in _FLAGS), None)
-        if wrong is not None:
-            cure = "write one of them, or join the classes of an image with ';' in one column"
-            raise StclError(f"{line.origin}: '{shown(wrong.strip())}' is neither 0 nor 1; {cure}")
-        shows = [name for name, flag in zip(names, flags, strict=True) if flag in _SHOWN]
-        rows.append(Row(line.origin, line.cells[0], shows))
-    return Table(rows, names)
+        return Table((_flagged(line, classes) for line in lines), list(classes))
+    columns = check_classes([name for name in names if not is_background(name)], origin)
+    check_known(columns, columns if classes is None else classes, origin)
+    return Table((_flagged(line, names) for line in lines.below()), names)
+
+
+def _flagged(line: _Line, names: Sequence[str]) -> Row:
+    flags = _keys(line)[1:]
+    wrong = next((cell for cell, flag in zip(line.cells[1:], flags, strict=True) if flag not in _FLAGS), None)
+    if wrong is not None:
+        cure = "write one of them, or join the classes of an image with ';' in one column"
+        raise StclError(f"{line.origin}: '{shown(wrong.strip())}' is neither 0 nor 1; {cure}")
+    return Row(line.origin, line.cells[0], [name for name, flag in zip(names, flags, strict=True) if flag in _SHOWN])

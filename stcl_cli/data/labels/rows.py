@@ -35,9 +35,9 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """What a reader gives: rows, and the class names in the file's own order where it has one."""
+    """What a reader gives: rows, to be gone through once, and the class names in the file's own order if it has one."""
 
-    rows: list[Row]
+    rows: Iterable[Row]
     classes: Sequence[str] | None = None
 
 
