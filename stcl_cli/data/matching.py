@@ -55,11 +55,12 @@ def match_names(names: Iterable[str], photos: Sequence[Photo]) -> dict[str, Phot
     for depth in (*range(deepest, 0, -1), 0):  # 0: the base name without what Label Studio puts before it
         table = _unambiguous((_end(with_suffix(photo), depth or 1), photo) for photo in photos)
         taken = {photo.name for photo in found.values()}
-        ends = {name: _end(name, depth) if depth else _UPLOADED.sub("", _end(name, 1)) for name in missing}
-        count = Counter(ends.values())
-        for name, end in ends.items():
-            photo = table.get(end) if end else None
-            if photo and photo.name not in taken and count[end] == 1:
+        ends = ((name, _end(name, depth) if depth else _UPLOADED.sub("", _end(name, 1))) for name in missing)
+        met = {name: end for name, end in ends if end and end in table}  # of millions of names maybe none
+        count = Counter(met.values())
+        for name, end in met.items():
+            photo = table[end]
+            if photo.name not in taken and count[end] == 1:
                 found[name] = photo
         missing = [name for name in missing if name not in found]
     return found
