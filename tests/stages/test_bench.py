@@ -7,7 +7,9 @@ from stcl_cli.config import BenchConfig
 from stcl_cli.errors import StclError
 from stcl_cli.stages import bench
 
-TINY = BenchConfig(backbone="stcl_tiny", crop_size=32, batch_size=2, photos=8, device="cpu", w_class=0.5, w_seg=0.1)
+TINY = BenchConfig(
+    backbone="stcl_tiny", crop_size=32, batch_size=2, photos=8, device="cpu", amp="off", w_class=0.5, w_seg=0.1
+)
 
 
 @pytest.fixture(autouse=True)

@@ -32,6 +32,7 @@ def config(request, trained, tmp_path):
     common = {"images": str(tmp_path / "photos"), "pretrained": False, "device": "cpu", "output": str(tmp_path / "one")}
     common |= {"iterations": 4, "batch_size": 4, "crop_size": 32, "save_every": 2, "log_every": 1, "warmup": 0.5}
     common |= {"val_masks": str(trained.root / "truth"), "val_every": 2}
+    common["amp"] = "off"
     common["lr"] = 1e-6  # Adam makes a step of this length of a gradient that is nothing but rounding, too
     if request.param == "segtrain":
         return SegtrainConfig(masks=str(tmp_path / "truth"), encoder="stcl_tiny", **common)
