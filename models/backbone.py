@@ -66,7 +66,8 @@ class Backbone(nn.Module):
                 f"{name} is not a Vision Transformer with patch tokens; take one from timm's vit family"
             ) from error
         except RuntimeError as error:  # timm: unknown model, or no pretrained weights for it
-            raise BackboneError(f"timm cannot make the backbone {name!r}: {first_line(error)}") from error
+            cure = "timm.list_models('vit*') has the names, stcl_tiny is ours"
+            raise BackboneError(f"timm cannot make the backbone {name!r}: {first_line(error)}; {cure}") from error
         except OSError as error:  # hub not reachable
             raise BackboneError(
                 f"the pretrained weights of {name} could not be downloaded ({first_line(error)}); "

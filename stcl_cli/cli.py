@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import os
 import shlex
 import signal
@@ -74,8 +75,18 @@ def _parameter(field: dataclasses.Field, hint: Any) -> Callable:
 def _checked(kind: type, meta: Mapping[str, Any]) -> type | click.ParamType:
     """The type with its range; paths are completed by shells."""
     if "range" in meta:
-        return {int: click.IntRange, float: click.FloatRange}[kind](**meta["range"])
+        return {int: click.IntRange, float: _FiniteRange}[kind](**meta["range"])
     return click.Path() if meta.get("path") else kind
+
+
+class _FiniteRange(click.FloatRange):
+    """NaN compares with nothing, so click lets it through any range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
 
 
 def _value_type(hint: Any) -> tuple[type, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,9 @@ from stcl_cli.data.labels import Labels, match_labels, read_labels
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import read_classes
-from stcl_cli.formats.files import shown
+from stcl_cli.formats.files import shown, some
+
+RARE, ALIKE = 2, 0.85  # photos of a class that may be a typing error, and how alike another's name is then
 
 
 class Inventory(NamedTuple):
@@ -41,10 +44,20 @@ class Inventory(NamedTuple):
         everywhere = [name for name, count in counts.items() if count == len(self.labelled)]
         warnings = []
         if nowhere:
-            warnings.append(f"no photo shows {_some(nowhere)}: take the name out or add photos")
+            warnings.append(f"no photo shows {some(nowhere)}: take the name out or add photos")
         if everywhere:
-            what = "add photos without, or nothing tells it from what is around it"
-            warnings.append(f"every photo shows {_some(everywhere)}: {what}")
+            them = "it" if len(everywhere) == 1 else "them"
+            what = f"add photos without {them}, or nothing tells {them} from what is around {them}"
+            warnings.append(f"every photo shows {some(everywhere)}: {what}")
+        rare = [name for name, count in counts.items() if 0 < count <= RARE]
+        for name in rare:
+            others = [other for other in counts if other != name and counts[other] > counts[name]]
+            if alike := get_close_matches(name.casefold(), {o.casefold(): o for o in others}, 1, cutoff=ALIKE):
+                other = next(other for other in others if other.casefold() == alike[0])
+                warnings.append(
+                    f"class {shown(name)} ({counts[name]}) is spelt nearly like {shown(other)} ({counts[other]}): "
+                    "make one of two if they are the same"
+                )
         return warnings
 
 
@@ -80,8 +93,3 @@ def describe(found: Inventory) -> list[str]:
         f"{len(found.missing):,} labels or names without a photo",
         f"{counts[fewest]:,} ({shown(fewest)}) to {counts[most]:,} ({shown(most)}) photos a class",
     ]
-
-
-def _some(names: list[str], limit: int = 5) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(shown, names[:limit])) + more

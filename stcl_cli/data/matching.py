@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stcl_cli.data.photos import Photo
 
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 
 
 def stem(path: str) -> str:
@@ -53,9 +53,16 @@ def match_names(names: Iterable[str], photos: Sequence[Photo]) -> dict[str, Phot
         return found
     deepest = min(_depth(missing), _depth(photo.name for photo in photos))
     for depth in (*range(deepest, 0, -1), 0):  # 0: the base name without what Label Studio puts before it
-        table = _unambiguous((_end(with_suffix(photo), depth or 1), photo) for photo in photos)
+        # Of side.jpg and side.png also the whole names: exports of masks call them side.jpg.jpg and side.png.jpg.
+        table = _unambiguous(
+            (end(with_suffix(photo), depth or 1), photo) for photo in photos for end in (_end, _whole_end)
+        )
         taken = {photo.name for photo in found.values()}
-        ends = ((name, _end(name, depth) if depth else _UPLOADED.sub("", _end(name, 1))) for name in missing)
+        ends = (
+            (name, end(name, depth) if depth else _UPLOADED.sub("", end(name, 1)))
+            for name in missing
+            for end in (_end, _whole_end)
+        )
         met = {name: end for name, end in ends if end and end in table}  # of millions of names maybe none
         count = Counter(met.values())
         for name, end in met.items():
@@ -78,6 +85,12 @@ def _path_key(path: str | os.PathLike[str]) -> str:
 def _end(name: str, depth: int) -> str:
     """The last `depth` parts of a path, without suffix; '' where it has fewer."""
     parts = stem(_key(name)).split("/")
+    return "/".join(parts[-depth:]) if len(parts) >= depth else ""
+
+
+def _whole_end(name: str, depth: int) -> str:
+    """`_end` with the suffix."""
+    parts = _key(name).split("/")
     return "/".join(parts[-depth:]) if len(parts) >= depth else ""
 
 

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,12 @@ _OF_ONE_PHOTO = {errno.ENAMETOOLONG, *_TAKEN}  # the others' names may do
 def shown(path: str | os.PathLike[str]) -> str:
     """`path` as it can stand in a one-line message: control characters and undecodable bytes are escaped."""
     return printable(os.fspath(path))
+
+
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """The first of these names, for a message."""
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(map(shown, names[:limit])) + more
 
 
 def output_path(folder: str | os.PathLike[str], name: str, suffix: str) -> Path:
@@ -102,8 +108,9 @@ def read_text(path: str | os.PathLike[str], undecodable: str = "strict") -> str:
         return decode(Path(path).read_bytes(), undecodable)
     except OSError as error:
         raise StclError(f"{shown(path)}: cannot be read ({error.strerror}); check the path") from error
-    except UnicodeError as error:
-        raise StclError(f"{shown(path)}: is no UTF-8 text ({error}); save it as UTF-8") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise StclError(f"{shown(path)} line {line}: is no UTF-8 text ({error.reason}); save it as UTF-8") from error
 
 
 def decode(data: bytes, undecodable: str = "strict") -> str:

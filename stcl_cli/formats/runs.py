@@ -73,10 +73,10 @@ def open_output(
 def _entries(folder: Path, may_be_used: bool) -> list[os.DirEntry]:
     """What is in the folder, without hidden files of ours. StclError if it may not be used."""
     entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".stcl-")]
-    if entries and not may_be_used:
-        raise StclError(f"{shown(folder)}: is not empty; give --resume, --overwrite or another folder with -o")
     if entries and not made_by_stcl(folder):
         raise StclError(f"{shown(folder)}: holds files but no {CONFIG} of stcl; choose another folder with -o")
+    if entries and not may_be_used:
+        raise StclError(f"{shown(folder)}: is not empty; give --resume, --overwrite or another folder with -o")
     return entries
 
 

@@ -19,7 +19,7 @@ from stcl_cli.data.photo_masks import MaskSizeError, MaskTally, count_values, re
 from stcl_cli.data.photos import Photo, list_photos, photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.classes import find_classes
-from stcl_cli.formats.files import shown
+from stcl_cli.formats.files import shown, some
 from stcl_cli.stages.output import Result
 
 THREADS = 4  # decoding lets go of Python's lock; more would hold more 100-megapixel photos at a time
@@ -72,8 +72,10 @@ def run(config: CheckConfig) -> Result:
             "classes": found.counts(),
         }
     if config.masks:
-        counts = {"photos_without": len(photos) - len(masks), "without_photo": len(orphans)}
-        summary["masks"] = tally.summary() | counts | {"size_mismatches": wrong_size}
+        unmatched = {"photos_without": len(photos) - len(masks), "without_photo": len(orphans)}
+        unmatched["photos_without_names"] = [photo.name for photo in photos if photo.name not in masks]
+        unmatched["without_photo_names"] = [name for name, _ in orphans]
+        summary["masks"] = tally.summary() | unmatched | {"size_mismatches": wrong_size}
     summary["skipped"] = [{"image": name, "reason": reason} for name, reason in reasons.items()]
     _report(summary, found)
     return Result(summary=summary if config.json else None, skipped=len(reasons))
@@ -123,8 +125,10 @@ def _report(summary: dict[str, Any], found: Inventory | None) -> None:
         lines.append(("labels without photo", f"{summary['missing']:,}"))
     if masks:
         lines.append(("with mask", f"{masks['masks']:,}"))
-        lines.append(("without mask", f"{masks['photos_without']:,}"))
-        lines.append(("mask without photo", f"{masks['without_photo']:,}"))
+        lines += [
+            (title, f"{masks[which]:,}" + (f" ({some(masks[which + '_names'], 3)})" if masks[which] else ""))
+            for title, which in (("without mask", "photos_without"), ("mask without photo", "without_photo"))
+        ]
         lines.append(("mask of another size", f"{masks['size_mismatches']:,}"))
         lines.append(("background", f"{masks['background']:.1%} of the pixels"))
         lines.append(("ignored (255)", f"{masks['ignored']:.1%} of the pixels"))
@@ -135,7 +139,7 @@ def _report(summary: dict[str, Any], found: Inventory | None) -> None:
     for warning in found.warnings() if found else []:
         warn(warning)
     if masks and masks["all_background"]:
-        warn(f"{_count(masks['all_background'], 'mask')} all background: {_first(masks['all_background'])}")
+        warn(f"{_count(masks['all_background'], 'mask')} all background: {some(masks['all_background'])}")
     skipped = summary["skipped"]
     for item in skipped[:NAMED]:
         say(f"would be skipped: {shown(item['image'])}: {item['reason']}")
@@ -162,7 +166,3 @@ def _print_classes(labelled: dict[str, int] | None, masks: dict[str, Any] | None
 
 def _count(items: Sequence[Any], what: str) -> str:
     return f"1 {what} is" if len(items) == 1 else f"{len(items):,} {what}s are"
-
-
-def _first(names: list[str], limit: int = 5) -> str:
-    return ", ".join(map(shown, names[:limit])) + (", ..." if len(names) > limit else "")

@@ -18,7 +18,7 @@ from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.cams import read_cam
 from stcl_cli.formats.classes import find_classes
-from stcl_cli.formats.files import output_path, shown
+from stcl_cli.formats.files import output_path, shown, some
 from stcl_cli.formats.masks import read_mask
 from stcl_cli.metrics import iou_per_class, mean_iou
 from stcl_cli.stages.output import Result
@@ -37,7 +37,8 @@ def run(config: EvalConfig) -> Result:
         paths = [output_path(predictions, truth.name, suffix) for truth in truths if truth.name not in files]
         missing = missing + [(path.name, f"{shown(path)}: is not there") for path in paths]
     elif len(found) < len(truths):
-        warn(f"{len(truths) - len(found)} of {len(truths)} true masks have no prediction and are left out")
+        without = [truth.name for truth in truths if truth.name not in files]
+        warn(f"{len(without)} of {len(truths)} true masks have no prediction and are left out: {some(without)}")
     for name, reason in missing:
         warn(f"skipped {shown(name)}: {reason}")
     classes = _classes(config)
@@ -122,4 +123,5 @@ def _print_table(summary: dict[str, Any]) -> None:
         say(f"CAMs at their best background score, {summary['best_background']:.2f}, found on these very masks")
     elif summary["ignored_predictions"]:
         how = summary["ignored_predictions_count_as"]
-        say(f"{summary['ignored_predictions']} pixels are predicted as 255, here {how} (see --ignore-predictions)")
+        pixels = f"pixels predicted as 255 or as a value without a class: {summary['ignored_predictions']:,}"
+        say(f"{pixels}, here {how} (see --ignore-predictions)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
     device = pick_device(config.device)
     if len(config.background) > 2 or not all(0 <= score <= 1 for score in config.background):
         raise StclError("--background: give one score, or two (low and high), each between 0 and 1")
+    config = replace(config, background=tuple(sorted(config.background)))
     dense_crf_of(config.backend)  # says now, not in a worker, if its package is missing
     cams = Path(config.cams)
     photos, skipped = list_photos(config.images)

@@ -46,6 +46,8 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
         raise StclError(
             f"--crop-size {config.crop_size}: must be a multiple of {2 * patch}, twice the patch of {config.backbone}"
         )
+    if config.beta_low > config.beta_high:
+        raise StclError(f"--beta-low {config.beta_low}: lies above --beta-high {config.beta_high}; lower it")
     check_accumulate(config)
     folder, failures = open_folder(config, "train", labels.classes)
     skip(failures, found.missing + found.unlabelled)

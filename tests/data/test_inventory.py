@@ -46,8 +46,15 @@ def test_classes_without_photos_and_on_all_photos(take, tmp_path):
     (tmp_path / "classes.txt").write_text("".join(f"{name}\n" for name in ("cat", "dog", *"uvwxyz")))
     assert take("a,dog;cat\nb,dog;cat\nc,dog\n", classes="classes.txt").warnings() == [
         "no photo shows u, v, w, x, y and 1 more: take the name out or add photos",
-        "every photo shows dog: add photos without, or nothing tells it from what is around it",
+        "every photo shows dog: add photos without it, or nothing tells it from what is around it",
     ]
+
+
+def test_a_rare_class_that_is_spelt_nearly_like_another_is_named(take):
+    (warning,) = take("a,sheep;Cow\nb,sheeep\nc,sheep;cat\n").warnings()
+    assert warning.startswith("class sheeep (1) is spelt nearly like sheep (2)")
+    assert "Cat (1) is spelt nearly like cat (2)" in take("a,cat\nb,Cat\nc,cat\n").warnings()[0]
+    assert take("a,cat\nb,car\nc,cat\n").warnings() == []
 
 
 def test_names_that_match_nothing(take):

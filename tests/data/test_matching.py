@@ -42,6 +42,12 @@ def test_paths_of_this_machine():
         assert match(name, "sub/a.jpg", "a.jpg") == "sub/a.jpg"
 
 
+def test_names_of_an_export_of_two_photos_that_differ_in_their_suffix():
+    for kind in ("jpg", "png"):
+        for name in (f"side.{kind}.jpg", f"/elsewhere/images/side.{kind}.jpg", f"/elsewhere/side.{kind}"):
+            assert match(name, "side.jpg", "side.png") == f"side.{kind}", name
+
+
 def test_a_suffix_decides_between_two_photos():
     both = ("a.jpg", "a.png")
     assert match("a.jpg", *both, named=both) == "a.jpg"

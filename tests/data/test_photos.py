@@ -60,13 +60,13 @@ def test_nothing_found(tmp_path):
 
 
 def test_list_with_relative_paths(tmp_path, monkeypatch):
-    touch(tmp_path, "p/a.jpg", "p/sub/b c.png", "p/d.gif")
+    touch(tmp_path, "p/a.jpg", "p/sub/b c.png", "p/d.psd")
     monkeypatch.chdir(tmp_path)
-    content = "\ufeff./p/a.jpg\r\n\r\np/x/../sub/b c.png  \r\np/none.jpg\r\np/a.jpg\r\np\r\np/d.gif"
+    content = "\ufeff./p/a.jpg\r\n\r\np/x/../sub/b c.png  \r\np/none.jpg\r\np/a.jpg\r\np\r\np/d.psd"
     (tmp_path / "p" / "x").mkdir()
     (tmp_path / "list.txt").write_text(content)
     listing = photos.list_photos("list.txt")
-    assert names(listing) == ["p/a", "p/d.gif", "p/sub/b c"]  # a suffix that is no photo's stays
+    assert names(listing) == ["p/a", "p/d.psd", "p/sub/b c"]  # a suffix that is no photo's stays
     assert listing.missing == [("p/none.jpg", "is not there"), ("p", "is a folder")]
 
 

@@ -99,10 +99,10 @@ def test_read_text_encodings(tmp_path, encoding):
 
 
 def test_read_text_errors(tmp_path):
-    (tmp_path / "latin.txt").write_bytes("bär".encode("latin-1"))
-    with pytest.raises(StclError, match=r"latin.txt: .*save it as UTF-8"):
+    (tmp_path / "latin.txt").write_bytes("a\nbär".encode("latin-1"))
+    with pytest.raises(StclError, match=r"latin.txt line 2: .*save it as UTF-8"):
         files.read_text(tmp_path / "latin.txt")
-    assert os.fsencode(files.read_text(tmp_path / "latin.txt", "surrogateescape")) == "bär".encode("latin-1")
+    assert os.fsencode(files.read_text(tmp_path / "latin.txt", "surrogateescape")) == "a\nbär".encode("latin-1")
     (tmp_path / "cut.txt").write_bytes(b"\xff\xfea")
     with pytest.raises(StclError, match="UTF-8"):
         files.read_text(tmp_path / "cut.txt", "surrogateescape")

@@ -58,7 +58,9 @@ def test_what_is_found(folder):
             "ignored": round(1 / 28, 6),
             "all_background": ["b"],
             "photos_without": 2,
+            "photos_without_names": ["d", "e"],
             "without_photo": 1,
+            "without_photo_names": ["none"],
             "size_mismatches": 1,
         },
     }

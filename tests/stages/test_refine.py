@@ -75,6 +75,12 @@ def test_a_cam_without_a_photo_and_one_of_another_shape_are_skipped(folder):
     assert "is of a photo of 12 x 8, not of this one; run stcl cam again" in reasons["sub dir/bär 01"]
 
 
+def test_two_background_scores_in_either_order(folder):
+    masks = [run(folder, background=scores, overwrite=True) and (folder / "out" / "a.png").read_bytes()
+             for scores in ((0.3, 0.7), (0.7, 0.3))]  # fmt: skip
+    assert masks[0] == masks[1]
+
+
 def test_no_cams(folder):
     (folder / "cams" / "a.safetensors").unlink()
     (folder / "photos" / "sub dir" / "bär 01.png").unlink()

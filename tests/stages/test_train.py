@@ -118,6 +118,7 @@ def test_a_bad_photo_is_skipped_and_named(config, trained, tmp_path):
     ("change", "words"),
     [
         ({"crop_size": 40}, "--crop-size 40"),
+        ({"beta_low": 0.8}, "--beta-low 0.8: lies above --beta-high 0.7"),
         ({"device": "cuda:99"}, "--device cuda:99"),
         ({"backbone": "resnet18"}, "resnet18"),
         ({"weights": "pyproject.toml"}, "safetensors"),
