@@ -73,10 +73,9 @@ def test_overlays_need_a_folder_of_their_own(open_masks, overlays):
 def test_an_overlay_folder_in_use_is_refused(open_masks, tmp_path):
     (tmp_path / "look").mkdir()
     (tmp_path / "look" / "holiday.jpg").touch()
-    with pytest.raises(StclError, match="look: holds files but no config.json"):
-        open_masks(overlays="look")
-    with pytest.raises(StclError, match=r"look: holds files but no config\.json"):
-        open_masks(overlays="look", overwrite=True)
+    for overwrite in (False, True):
+        with pytest.raises(StclError, match=r"look: holds files but no config\.json"):
+            open_masks(overlays="look", overwrite=overwrite)
 
 
 def test_an_overlay_shows_the_mask_on_the_photo(tmp_path):
