@@ -14,6 +14,8 @@ from torch import Tensor
 
 from stcl_cli.formats.masks import IGNORE
 
+CONTRAST = 6.0  # of CAM values where they become scores
+
 
 def normalise_cams(cams: Tensor) -> Tensor:
     """Min-max to [0,1], each map on its own (..., h, w); an empty map stays zero (ToCo, Ru et al. 2023)."""
@@ -48,11 +50,15 @@ def label_map(cams_BKhw: Tensor, slots_BK: Tensor, low: float, high: float) -> T
 
 
 def with_background(cams_KHW: Tensor, backgrounds: Sequence[float]) -> Tensor:
-    """One set of scores for each background score: (S, K + 1, H, W), background first, summing to one over labels."""
+    """One set of scores for each background score: (S, K + 1, H, W), background first, summing to one over labels.
+
+    A softmax of CONTRAST times the values (ours): to the dense CRF a CAM says as much above the background score as
+    below it. As shares of the sum, which is common, a CAM of 0 is the logarithm of nothing, and one of 1 beside a score
+    of 0.5 only that of 2: background eats objects away.
+    """
     S, (H, W) = len(backgrounds), cams_KHW.shape[-2:]
-    background = cams_KHW.new_tensor(backgrounds).clamp_min(1e-4)[:, None, None, None].expand(S, 1, H, W)
-    scores = torch.cat([background, cams_KHW.expand(S, -1, -1, -1)], 1)
-    return scores / scores.sum(1, keepdim=True)
+    background = cams_KHW.new_tensor(backgrounds)[:, None, None, None].expand(S, 1, H, W)
+    return (CONTRAST * torch.cat([background, cams_KHW.expand(S, -1, -1, -1)], 1)).softmax(1)
 
 
 def between_is_ignored(low_HW: np.ndarray, high_HW: np.ndarray) -> np.ndarray:

@@ -313,7 +313,10 @@ def cam(settings: config.CamConfig, stage: Any, done: Any) -> Any:
 
 @_command(config.RefineConfig, "refine", name="refine", items=True)
 def refine(settings: config.RefineConfig, stage: Any, done: Any) -> Any:
-    """Turn class activation maps into masks that follow the edges."""
+    """Turn class activation maps into masks that follow the edges.
+
+    Masks, drawn roughly or of another tool, may stand in for the maps: see --confidence.
+    """
     return stage.run(settings, done)
 
 

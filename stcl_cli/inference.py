@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from stcl_cli.cams import normalise_cams
 from stcl_cli.formats.cams import Affinity
 from stcl_cli.memory import fuse, memory_maps
-from stcl_cli.refine.walk import compact_affinity, token_similarity
+from stcl_cli.refine.walk import local_affinity
 from stcl_cli.runtime import Runtime
 from stcl_models.memory_bank import MemoryBank
 from stcl_models.stcl import Stcl, rescale, resize
 
 CAM_STRIDE = 4  # CAMs are kept at a quarter of the photo: a ViT's maps hold nothing finer
+AFFINITY_SCALE = 2.0
 
 
 class PhotoCams(NamedTuple):
@@ -70,19 +71,21 @@ def label_maps(cams: PhotoCams, labels: Sequence[int], bank: MemoryBank | None, 
 
 
 @torch.inference_mode()
-def photo_affinities(model: Stcl, runtime: Runtime, photos: Sequence[np.ndarray], scale: float) -> list[Affinity]:
-    """Which patches of each photo, seen at `scale`, the tokens that patch contrast trained are alike in.
+def photo_affinities(model: Stcl, runtime: Runtime, photos: Sequence[np.ndarray]) -> list[Affinity]:
+    """How alike the patches of each photo are to those around them, seen at twice its size: where objects end.
 
-    Photos as for `photo_cams`.
+    By the memory's tokens, from two thirds of the depth: later ones know classes better, but not where an object ends.
+    At the photo's own size a walk over patches only blurs: measured, it lost what it won at twice the size. Photos as
+    for `photo_cams`.
     """
     patch = model.backbone.patch_size
-    images = rescale(model.backbone.normalise(_to_batch(photos, patch, runtime)), scale, patch)
+    images = rescale(model.backbone.normalise(_to_batch(photos, patch, runtime)), AFFINITY_SCALE, patch)
     with runtime.autocast():
         tokens = model.backbone(images)
     found = []
-    for patch_ND in tokens.patch_BND:
-        index, similarity = compact_affinity(token_similarity(patch_ND), tokens.grid)
-        found.append(Affinity(index.cpu().numpy(), similarity.float().cpu().numpy()))
+    for key_ND in tokens.key_BND:
+        index, similarity = local_affinity(key_ND, tokens.grid)
+        found.append(Affinity(index.cpu().numpy(), similarity.cpu().numpy()))
     return found
 
 

@@ -70,6 +70,10 @@ def test_background_wins_exactly_where_no_cam_exceeds_it():
     for score, background in zip(scores, (0.3, 0.8), strict=True):
         value, winner = cams.max(0)
         assert torch.equal(score.argmax(0), torch.where(value > background, winner + 1, 0))
+    above, below = with_background(torch.tensor([[[0.9]], [[0.1]]]), (0.5,))[0, 1:].flatten().log()
+    half = with_background(torch.full((1, 1, 1), 0.5), (0.5,))[0, 1]
+    assert half == 0.5  # as far above as below counts as much
+    torch.testing.assert_close(above - below, torch.tensor(6 * 0.8))
     assert with_background(torch.zeros(0, 2, 2), (0.0,)).eq(1).all()  # no label at all, and a score of 0
 
 

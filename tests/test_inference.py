@@ -45,9 +45,9 @@ def test_photos_of_like_size_together_as_one_by_one():
         assert cams.key_grid == alone.key_grid
         for mine, other in zip(cams[:-1], alone[:-1], strict=True):
             assert torch.allclose(mine, other, atol=1e-5)
-    affinities = photo_affinities(model, CPU, photos, 1.0)
+    affinities = photo_affinities(model, CPU, photos)
     for photo, affinity in zip(photos, affinities, strict=True):
-        (alone,) = photo_affinities(model, CPU, [photo], 1.0)
+        (alone,) = photo_affinities(model, CPU, [photo])
         assert np.allclose(affinity.similarity_hwJ, alone.similarity_hwJ, atol=2e-3)
     segmenter = VitSegmenter(Backbone("stcl_tiny"), 2).eval()
     for flip in (True, False):
@@ -74,12 +74,12 @@ def test_maps_of_labels_with_the_memory_without_it_and_with_half_of_each():
 def test_affinity_of_a_photo_of_any_size():
     model = Stcl(Backbone("stcl_tiny"), 3).eval()
     patch = model.backbone.patch_size
-    for scale in (1.0, 2.0):
-        ((index, similarity),) = photo_affinities(model, CPU, [PHOTO], scale)
-        h, w = (round(round(side / patch) * scale) for side in PHOTO.shape[:2])
-        assert index.shape == similarity.shape == (h, w, min(32, h * w))
-        assert np.array_equal(index[..., 0], np.arange(h * w).reshape(h, w))  # a patch is most like itself
-        assert np.allclose(similarity[..., 0], 1)
+    ((index, similarity),) = photo_affinities(model, CPU, [PHOTO])
+    h, w = (2 * round(side / patch) for side in PHOTO.shape[:2])  # seen at twice its size
+    assert index.shape == similarity.shape == (h, w, 25)
+    assert np.array_equal(index[..., 12], np.arange(h * w).reshape(h, w))  # a patch is most like itself
+    assert np.allclose(similarity[..., 12], 1)
+    assert similarity.std() > 0
 
 
 def test_scores_are_mean_probabilities_at_the_photos_size():

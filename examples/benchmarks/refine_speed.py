@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -27,7 +28,7 @@ from torch import Tensor
 from stcl_cli.refine.crf import dense_crf
 from stcl_cli.refine.par import pixel_adaptive_refine
 from stcl_cli.refine.presets import CRF_PRESETS
-from stcl_cli.refine.walk import compact_affinity, random_walk, token_similarity
+from stcl_cli.refine.walk import local_affinity, random_walk
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 
@@ -91,13 +92,25 @@ def compare_crf(photos: list[np.ndarray], preset: str, K: int, sets: int) -> dic
 
 def compare_par(K: int, side: int = 448, rounds: int = 3) -> dict[str, Any]:
     photo, probs = 255 * torch.rand(1, 3, side, side), torch.rand(1, K, side, side).softmax(1)
-    pairs, furthest = [], 0.0
+    pairs, furthest, memory = [], 0.0, []
     for _ in range(rounds):
+        start = peak_mb(forget=True)
         theirs, other = cpu_seconds(lambda: stacking_par(probs, photo))
+        middle, again = peak_mb(), peak_mb(forget=True)
         mine, ours = cpu_seconds(lambda: pixel_adaptive_refine(probs, photo))
+        memory.append((peak_mb() - again, middle - start))
         pairs.append((mine, theirs))
         furthest = max(furthest, (ours - other).abs().max().item())
-    return {"part": "par", "labels": K, "size": [side, side], **summary(pairs, "stacking"), "max_difference": furthest}
+    extra = dict(zip(("ours_extra_mb", "stacking_extra_mb"), map(max, zip(*memory, strict=True)), strict=True))
+    cell = {"part": "par", "labels": K, "size": [side, side], **summary(pairs, "stacking"), **extra}
+    return {**cell, "max_difference": furthest}
+
+
+def peak_mb(forget: bool = False) -> int:
+    """The most memory this process had so far, or since it was told to forget; Linux."""
+    if forget:
+        Path("/proc/self/clear_refs").write_text("5")
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) // 1000
 
 
 def stacking_par(probs: Tensor, photos: Tensor, iterations: int = 10) -> Tensor:
@@ -125,10 +138,10 @@ def stacking_par(probs: Tensor, photos: Tensor, iterations: int = 10) -> Tensor:
 def compare_walk(steps: int, side: int = 56, K: int = 3) -> dict[str, Any]:
     """Sparse steps against squaring the dense matrix of the same affinity (steps is a power of two)."""
     cams, N = torch.rand(K, side, side), side * side
-    index, similarity = compact_affinity(token_similarity(torch.randn(N, 64)), (side, side))
+    index, similarity = local_affinity(torch.rand(N, 64), (side, side))
 
     def squaring() -> Tensor:
-        transition = torch.zeros(N, N).scatter_(1, index.view(N, -1).long(), similarity.view(N, -1).float() ** 8)
+        transition = torch.zeros(N, N).scatter_add_(1, index.view(N, -1).long(), similarity.view(N, -1) ** 16)
         transition /= transition.sum(1, keepdim=True)
         for _ in range(steps.bit_length() - 1):
             transition = transition @ transition

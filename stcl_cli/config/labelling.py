@@ -141,15 +141,19 @@ class CamConfig(Compute, Sharing):
         0.7, "Share of the memory bank's map in what is written; 0: the classifier's CAM alone.", range=SHARE
     )
     threshold: float = option(0.5, "Without --labels: a class counts as shown from this probability.", range=SHARE)
-    affinity: bool = option(False, "Also keep which patches are alike, for `stcl refine --method affinity`.")
+    affinity: bool = option(False, "Also keep how alike neighbouring patches are, for `stcl refine --method affinity`.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefineConfig(Sharing):
-    """`stcl refine`: CAM files and photos -> one palette PNG mask a photo."""
+    """`stcl refine`: CAM files, or masks, and photos -> one palette PNG mask a photo."""
 
-    cams: str = option(help="Folder of CAM files, from `stcl cam`.", positional=True, path=True)
-    images: str = option(help="The photos the CAMs were made from: a folder, a list file, or -.", path=True)
+    cams: str = option(
+        help="Folder of CAM files, from `stcl cam`, or of masks (PNG) with their classes.txt.",
+        positional=True,
+        path=True,
+    )
+    images: str = option(help="The photos they were made from: a folder, a list file, or -.", path=True)
     output: str = output_option("Folder for the masks.")
     overlays: str | None = overlays_option()
     method: str = option(
@@ -164,9 +168,14 @@ class RefineConfig(Sharing):
         multiple=True,
         range=SHARE,
     )
+    confidence: float = option(
+        0.7,
+        "For masks in place of CAMs: how probable it is that a pixel's label is right. 255 says nothing of a pixel.",
+        range={"min": 0, "max": 1, "min_open": True, "max_open": True},
+    )
     walk_steps: int = option(16, "Steps of the random walk.", range=NOT_NEGATIVE)
     walk_sharpness: float = option(
-        8.0, "Power of the patch similarities it walks on: more keeps to the most similar.", range=POSITIVE
+        16.0, "Power of the patch similarities it walks on: more keeps to the most similar.", range=POSITIVE
     )
     crf_preset: str = option(
         "toco-cam", "Dense CRF settings people cite.", choices=("irn", "toco-cam", "toco-seg", "psa", "deeplab")

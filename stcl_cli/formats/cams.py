@@ -33,7 +33,7 @@ _REDUCTION = 4  # stored at a quarter: a ViT's CAM has a 16th, and interpolation
 
 
 class Affinity(NamedTuple):
-    """The J patches most like each patch of a grid of h x w (`stcl_cli.refine.walk.compact_affinity`)."""
+    """J patches for each patch of a grid of h x w to walk to (`stcl_cli.refine.walk.local_affinity`)."""
 
     index_hwJ: np.ndarray  # int32, which patches, row by row
     similarity_hwJ: np.ndarray  # float32 in 0..1, how alike; kept in 8 bits

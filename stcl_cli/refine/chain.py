@@ -1,15 +1,15 @@
-"""From the CAMs of a batch of photos to label maps, by the steps of `stcl refine --method`.
+"""From the CAMs of a batch of photos, or from masks, to label maps, by the steps of `stcl refine --method`.
 
-From coarse to fine: `affinity` walks from patch to patch, `par` from pixel to pixel, then the background gets its score
-and `crf` weighs the whole photo. Each step is a pure function; a method names the ones that are taken.
+From coarse to fine: the labels and background get scores, `affinity` lets them walk from patch to patch, `par` from
+pixel to pixel, and `crf` weighs the whole photo. Each step is a pure function; a method names the ones that are taken.
 
-Shapes: K labels of a photo, S background scores, H x W pixels of the (reduced) photo.
+Shapes: K labels of a photo with background, S background scores, H x W pixels of the (reduced) photo.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from torch import Tensor
 from stcl_cli.cams import between_is_ignored, with_background
 from stcl_cli.config import RefineConfig
 from stcl_cli.formats.cams import CamFile
+from stcl_cli.formats.masks import IGNORE
 from stcl_cli.refine import crf, pydensecrf_backend
+from stcl_cli.refine.crf import probs_from_labels
 from stcl_cli.refine.par import pixel_adaptive_refine
 from stcl_cli.refine.presets import CRF_PRESETS, CrfParams
 from stcl_cli.refine.walk import random_walk
@@ -28,29 +30,50 @@ from stcl_cli.strips import argmax_at_size
 DenseCrf = Callable[[Sequence[Tensor], Sequence[np.ndarray], CrfParams], list[Tensor]]
 
 
+@dataclass(frozen=True, eq=False)
+class HardLabels:
+    """A mask in place of CAMs: uint8 class indices at its (reduced) photo's size; and the (H, W) of the photo."""
+
+    mask_HW: np.ndarray
+    size: tuple[int, int]
+
+
 def refine_masks(
-    cams: Sequence[CamFile], photos: Sequence[np.ndarray], config: RefineConfig, device: torch.device
+    sources: Sequence[CamFile | HardLabels], photos: Sequence[np.ndarray], config: RefineConfig, device: torch.device
 ) -> list[np.ndarray]:
-    """Label maps (uint8, each at its CAM's own photo size); photos are uint8 RGB, possibly reduced."""
-    labelled = [(cam, photo) for cam, photo in zip(cams, photos, strict=True) if cam.labels]
-    refined = iter(_refine(*zip(*labelled, strict=True), config, device) if labelled else ())
-    return [next(refined) if cam.labels else np.zeros(cam.size, np.uint8) for cam in cams]
+    """Label maps (uint8, each of its photo's full size); photos are uint8 RGB, possibly reduced."""
+    sets = [
+        masks_of(score, source)
+        for score, source in zip(refine_scores(sources, photos, config, device), sources, strict=True)
+    ]
+    return [between_is_ignored(masks[0], masks[-1]) for masks in sets]
 
 
-def _refine(
-    cams: Sequence[CamFile], photos: Sequence[np.ndarray], config: RefineConfig, device: torch.device
-) -> list[np.ndarray]:
+def refine_scores(
+    sources: Sequence[CamFile | HardLabels], photos: Sequence[np.ndarray], config: RefineConfig, device: torch.device
+) -> list[Tensor | None]:
+    """Refined scores (S, K, H, W) of each photo's labels; None where there are less than two to weigh."""
+    values = [_values(source) for source in sources]
+    known = [i for i, value in enumerate(values) if len(value) > 1]
+    scores = [_scores(sources[i], values[i], photos[i].shape[:2], config, device) for i in known]
+    photos = [photos[i] for i in known]
     steps = config.method.split(",")
-    maps = [torch.from_numpy(cam.cam_KHW).to(device) for cam in cams]
-    if "affinity" in steps:
-        maps = [_walk(m, cam, config) for m, cam in zip(maps, cams, strict=True)]
-    maps = [_resize(m, photo.shape[:2]) for m, photo in zip(maps, photos, strict=True)]
     if "par" in steps:
-        maps = [_par(m, photo) for m, photo in zip(maps, photos, strict=True)]
-    scores = [with_background(m, config.background) for m in maps]
-    if "crf" in steps:
+        scores = [_par(score, photo) for score, photo in zip(scores, photos, strict=True)]
+    if "crf" in steps and known:
         scores = dense_crf_of(config.backend)(scores, photos, crf_params(config))
-    return [_labels(score, cam) for score, cam in zip(scores, cams, strict=True)]
+    found: list[Tensor | None] = [None] * len(sources)
+    for i, score in zip(known, scores, strict=True):
+        found[i] = score
+    return found
+
+
+def masks_of(scores_SKHW: Tensor | None, source: CamFile | HardLabels) -> list[np.ndarray]:
+    """The best label at the photo's own size, by each set of scores."""
+    values = _values(source)
+    if scores_SKHW is None:
+        return [np.full(source.size, [*values, IGNORE][0], np.uint8)]
+    return [values[argmax_at_size(score.cpu().numpy(), source.size)] for score in scores_SKHW]
 
 
 def crf_params(config: RefineConfig) -> CrfParams:
@@ -68,24 +91,36 @@ def dense_crf_of(backend: str) -> DenseCrf:
     return pydensecrf_backend.dense_crf
 
 
-def _walk(maps_Khw: Tensor, cam: CamFile, config: RefineConfig) -> Tensor:
-    index, similarity = (torch.from_numpy(array).to(maps_Khw.device) for array in cam.affinity)
-    on_patches = F.adaptive_avg_pool2d(maps_Khw, index.shape[:2])
-    walked = random_walk(on_patches, index, similarity, config.walk_steps, config.walk_sharpness)
-    return walked / walked.amax((1, 2), keepdim=True).clamp_min(1e-5)
+def _values(source: CamFile | HardLabels) -> np.ndarray:
+    """The values in a mask that the labels of a source stand for, ascending; none for a mask that knows nothing."""
+    if isinstance(source, CamFile):
+        return np.array([0, *(label + 1 for label in source.labels)], np.uint8)
+    return np.setdiff1d(source.mask_HW, IGNORE)
 
 
-def _par(maps_KHW: Tensor, photo_HW3: np.ndarray) -> Tensor:
-    image_3HW = torch.from_numpy(photo_HW3).to(maps_KHW.device).permute(2, 0, 1)
-    return pixel_adaptive_refine(maps_KHW[None], image_3HW[None])[0]
+def _scores(
+    source: CamFile | HardLabels, values: np.ndarray, size: tuple[int, int], config: RefineConfig, device: torch.device
+) -> Tensor:
+    """(S, K, H, W) at the photo's size, summing to one over labels; a mask has one set."""
+    if isinstance(source, HardLabels):
+        slot_of = np.full(256, IGNORE, np.uint8)
+        slot_of[values] = np.arange(len(values))
+        labels_HW = torch.from_numpy(slot_of[source.mask_HW]).to(device)
+        return probs_from_labels(labels_HW, len(values), config.confidence, IGNORE)[None]
+    maps = torch.from_numpy(source.cam_KHW).to(device)
+    if "affinity" not in config.method:
+        return with_background(_resize(maps, size), config.background)
+    index, similarity = (torch.from_numpy(array).to(device) for array in source.affinity)
+    on_patches = with_background(_resize(maps, index.shape[:2]), config.background)
+    walked = random_walk(on_patches.flatten(0, 1), index, similarity, config.walk_steps, config.walk_sharpness)
+    return _resize(walked, size).view(*on_patches.shape[:2], *size)
 
 
-def _resize(maps_Khw: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(maps_Khw[None], size=size, mode="bilinear", align_corners=False)[0]
+def _par(scores_SKHW: Tensor, photo_HW3: np.ndarray) -> Tensor:
+    image_3HW = torch.from_numpy(photo_HW3).to(scores_SKHW.device).permute(2, 0, 1)
+    return pixel_adaptive_refine(scores_SKHW.flatten(0, 1)[None], image_3HW[None])[0].view_as(scores_SKHW)
 
 
-def _labels(scores_SKHW: Tensor, cam: CamFile) -> np.ndarray:
-    """The best label at the photo's own size; what lies between a low and a high background score is ignored."""
-    value = np.array([0, *(label + 1 for label in cam.labels)], np.uint8)  # slot -> value in the mask
-    sets = [value[argmax_at_size(score.cpu().numpy(), cam.size)] for score in scores_SKHW]
-    return between_is_ignored(sets[0], sets[-1])
+def _resize(maps_Khw: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear; the mean over the area where it gets smaller."""
+    return F.interpolate(maps_Khw[None], size=tuple(size), mode="bilinear", align_corners=False, antialias=True)[0]

@@ -1,11 +1,10 @@
-"""Affinity random walk: activations spread over patches that look alike to the network, so that objects get complete.
+"""Affinity random walk: scores spread over patches that look alike to the network, up to the objects' edges.
 
 Source: Ahn and Kwak, "Learning Pixel-level Semantic Affinity" (PSA, CVPR 2018), section 3.3, T = D^-1 A^beta and
-M <- T^steps M, on similarities of patch tokens or on attention, as Ru et al. (AFA, CVPR 2022). Ours: a patch keeps
-its most similar patches only, which makes the affinity a small file, and the walk is `steps` sparse products, where
-common code squares the dense N x N matrix.
+M <- T^steps M, A between patches near each other, here of cosines of patch tokens in place of a trained affinity. Ours:
+the walk is `steps` sparse products, where common code squares the dense N x N matrix.
 
-Shapes: h x w patches, N = h * w, J neighbours, K labels.
+Shapes: h x w patches, N = h * w, J = (2 radius + 1)^2 neighbours, K maps.
 """
 
 from __future__ import annotations
@@ -17,33 +16,35 @@ from torch import Tensor
 from stcl_cli.refine.lattice import Bags
 
 
-def token_similarity(tokens_ND: Tensor) -> Tensor:
-    """Cosines (N, N) of patch tokens, negative ones cut to 0."""
-    tokens = F.normalize(tokens_ND.float(), dim=1)
-    return (tokens @ tokens.t()).clamp_(min=0)
+def local_affinity(tokens_ND: Tensor, grid: tuple[int, int], radius: int = 2) -> tuple[Tensor, Tensor]:
+    """The patches around each patch, row by row: their places (h, w, J) int32 and cosines (h, w, J) float32.
 
-
-def compact_affinity(similarity_NN: Tensor, grid: tuple[int, int], neighbours: int = 32) -> tuple[Tensor, Tensor]:
-    """The most similar patches of each patch: their places (h, w, J) int32, and how similar (h, w, J) float16.
-
-    similarity_NN: 0 or more; of `token_similarity`, or attention averaged over heads. grid: (h, w). J is `neighbours`,
-    or N if there are no more. Similarities are relative to each patch's largest (its own, of tokens), so that half
-    precision also holds attention; the walk is the same. 32 neighbours of 28 x 28 patches are 150 KB, the whole matrix
-    1.2 MB.
+    Negative cosines become 0; a neighbour beyond the edge is the patch itself, with similarity 0. grid: (h, w). Patches
+    far away are left out not for speed only: a walk over the most similar ones anywhere in the photo went from one
+    object to the next, and lost on photos of several.
     """
     h, w = grid
-    best = similarity_NN.float().topk(min(neighbours, h * w), dim=1)
-    relative = best.values / best.values[:, :1].clamp(min=1e-12)
-    return best.indices.int().view(h, w, -1), relative.half().view(h, w, -1)
+    tokens_Dhw = F.normalize(tokens_ND.float(), dim=1).t().reshape(-1, h, w)
+    padded, side = F.pad(tokens_Dhw, (radius,) * 4), 2 * radius + 1
+    around = [padded[:, y : y + h, x : x + w] for y in range(side) for x in range(side)]
+    similarity_hwJ = torch.stack([(tokens_Dhw * near).sum(0) for near in around], 2).clamp_(0, 1)
+
+    place = torch.arange(h * w, dtype=torch.int32, device=tokens_ND.device).view(h, w, 1)
+    step = torch.arange(-radius, radius + 1, dtype=torch.int32, device=tokens_ND.device)
+    rows, columns = step.repeat_interleave(side), step.repeat(side)
+    row, column = place // w + rows, place % w + columns
+    inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
+    return torch.where(inside, row * w + column, place), similarity_hwJ
 
 
 @torch.no_grad()
 def random_walk(
-    cams_Khw: Tensor, index_hwJ: Tensor, similarity_hwJ: Tensor, steps: int = 16, sharpness: float = 8.0
+    cams_Khw: Tensor, index_hwJ: Tensor, similarity_hwJ: Tensor, steps: int = 16, sharpness: float = 16.0
 ) -> Tensor:
     """Activations (K, h, w) float32 after `steps` steps; in each a patch becomes the mean of its neighbours.
 
-    cams_Khw: at the grid of the affinity, on the same device. index_hwJ, similarity_hwJ: of `compact_affinity`.
+    cams_Khw: at the grid of the affinity, on the same device. index_hwJ, similarity_hwJ: of `local_affinity`,
+    or any J patches of each.
     sharpness: beta, the power of the similarities; more keeps to the most similar. Sums over labels are kept, peaks get
     lower: normalise again where a threshold follows.
     """

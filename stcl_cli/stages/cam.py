@@ -95,7 +95,7 @@ def _find(
     """What the network says of (photo, labels); without labels they are predicted."""
     photos = [pixels for pixels, _ in inputs]
     cams = photo_cams(model, runtime, photos, config.scales)
-    affinities = photo_affinities(model, runtime, photos, 1.0) if config.affinity else [None] * len(photos)
+    affinities = photo_affinities(model, runtime, photos) if config.affinity else [None] * len(photos)
     found = []
     for cam, affinity, (_, labels) in zip(cams, affinities, inputs, strict=True):
         if labels is None:

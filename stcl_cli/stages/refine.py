@@ -1,4 +1,4 @@
-"""`stcl refine`: CAM files and photos -> masks that follow the photos' edges."""
+"""`stcl refine`: CAM files, or masks, and photos -> masks that follow the photos' edges."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from stcl_cli.config import RefineConfig
 from stcl_cli.console import meter, say
-from stcl_cli.data.outputs import match_outputs
+from stcl_cli.data.outputs import Outputs, match_outputs
+from stcl_cli.data.photo_masks import read_photo_mask
 from stcl_cli.data.photos import Photo, list_photos, photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.cams import CamFile, read_cam
@@ -22,16 +23,17 @@ from stcl_cli.formats.classes import find_classes
 from stcl_cli.formats.files import shown
 from stcl_cli.formats.masks import read_mask
 from stcl_cli.formats.runs import made_by_stcl, read_config
-from stcl_cli.refine.chain import dense_crf_of, refine_masks
+from stcl_cli.refine.chain import HardLabels, dense_crf_of, refine_masks
 from stcl_cli.runtime import cores, pick_device
 from stcl_cli.stages.output import Done, MaskFolder, Result, nobody, skip
 from stcl_cli.watch import Readers
 from stcl_cli.within_memory import CPU, if_it_fits, too_large
 
+NO_AFFINITY_IN_MASKS = "knows nothing of patches that are alike; give --method crf, or another without affinity"
 NO_AFFINITY = "holds no affinity of patches; make it with stcl cam --affinity, or give a --method without affinity"
 CUDA_BATCH = 16  # photos refined together on a GPU; a core takes one at a time
 
-Job = tuple[Photo, Path]  # photo, its CAM file
+Job = tuple[Photo, Path]  # photo, its CAM file or mask
 Outcome = tuple[Photo, dict[str, Any] | PhotoError]  # the item for Done, or why there is none
 
 
@@ -45,18 +47,23 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
     cams = Path(config.cams)
     photos, skipped = list_photos(config.images)
     files = match_outputs(cams, ".safetensors", photos)
+    if files == Outputs({}, []):
+        files = match_outputs(cams, ".png", photos)
     jobs = [(photo, files.by_photo[photo.name]) for photo in photos if photo.name in files.by_photo]
     if not jobs:
-        raise StclError(f"{shown(cams)}: holds no CAM file for any photo in {config.images}; run stcl cam first")
+        raise StclError(
+            f"{shown(cams)}: holds no CAM file or mask for any photo in {config.images}; run stcl cam first"
+        )
     _look_for_affinity(jobs[0][1], config.method)
-    folder = MaskFolder(config, "refine", find_classes(None, cams))
+    classes = find_classes(None, cams)
+    folder = MaskFolder(config, "refine", classes)
     mine = folder.failures.shard.mine
     jobs = [(photo, path) for photo, path in jobs if mine(photo.name)]
     skipped = [(name, reason) for name, reason in skipped + files.orphans if mine(name)]
     skip(folder.failures, skipped)
     todo = [job for job in jobs if not folder.has(job[0].name)]
     on_cpu = device.type == "cpu"
-    work = _Work(config, device, folder, todo, 1 if on_cpu else CUDA_BATCH)
+    work = _Work(config, device, folder, len(classes), todo, 1 if on_cpu else CUDA_BATCH)
     workers = min(config.workers or cores(), len(todo)) if on_cpu else 0
     workers = workers if workers > 1 else 0
     readers = Readers(workers)
@@ -77,15 +84,19 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
 
 
 def _init(cams: Path) -> tuple[str, ...]:
-    """The option with which segtrain starts from the run that the CAMs come from; () for those of another tool."""
-    model = read_config(cams)[1].get("model") if made_by_stcl(cams) else None
-    return ("--init", model) if model else ()
+    """The option with which segtrain starts from the run that CAMs of stcl come from; () for all else."""
+    command, fields = read_config(cams) if made_by_stcl(cams) else ("", {})
+    return ("--init", fields["model"]) if command == "cam" else ()
 
 
 def _look_for_affinity(path: Path, method: str) -> None:
-    """StclError if the first CAM file lacks what the method needs: the others will too."""
+    """StclError if the first file lacks what the method needs: the others will too."""
+    if "affinity" not in method:
+        return
+    if path.suffix == ".png":
+        raise StclError(f"{shown(path)}: is a mask, which {NO_AFFINITY_IN_MASKS}")
     try:
-        lacks = "affinity" in method and read_cam(path).affinity is None
+        lacks = read_cam(path).affinity is None
     except PhotoError:  # skipped in its turn
         return
     if lacks:
@@ -96,9 +107,15 @@ class _Work(Dataset):
     """An item is a batch: read, refined and written."""
 
     def __init__(
-        self, config: RefineConfig, device: torch.device, folder: MaskFolder, jobs: Sequence[Job], batch: int
+        self,
+        config: RefineConfig,
+        device: torch.device,
+        folder: MaskFolder,
+        classes: int,
+        jobs: Sequence[Job],
+        batch: int,
     ) -> None:
-        self.config, self.device, self.folder = config, device, folder
+        self.config, self.device, self.folder, self.classes = config, device, folder, classes
         self.batches = [jobs[start : start + batch] for start in range(0, len(jobs), batch)]
 
     def __len__(self) -> int:
@@ -107,7 +124,7 @@ class _Work(Dataset):
     def __getitem__(self, index: int) -> list[Outcome]:
         outcomes: list[Outcome] = []
         masks: list[tuple[Photo, np.ndarray]] = []
-        todo: list[tuple[Photo, CamFile, np.ndarray]] = []
+        todo: list[tuple[Photo, CamFile | HardLabels, np.ndarray]] = []
         for photo, path in self.batches[index]:
             try:
                 if os.path.isfile(self.folder.mask_path(photo.name)):  # what lacks is its overlay
@@ -116,8 +133,8 @@ class _Work(Dataset):
                     todo.append((photo, *self._read(photo, path)))
             except PhotoError as error:
                 outcomes.append((photo, error))
-        cams, pixels = [cam for _, cam, _ in todo], [pixels for _, _, pixels in todo]
-        refined = refine_what_fits(cams, pixels, self.config, self.device)
+        sources, pixels = [source for _, source, _ in todo], [pixels for _, _, pixels in todo]
+        refined = refine_what_fits(sources, pixels, self.config, self.device)
         for photo, mask in [*masks, *((photo, mask) for (photo, *_), mask in zip(todo, refined, strict=True))]:
             try:
                 if mask is None:
@@ -127,11 +144,14 @@ class _Work(Dataset):
                 outcomes.append((photo, error))
         return outcomes
 
-    def _read(self, photo: Photo, path: Path) -> tuple[CamFile, np.ndarray]:
-        """The CAMs and the (reduced) photo. PhotoError if they do not go together."""
-        cam = read_cam(path)
+    def _read(self, photo: Photo, path: Path) -> tuple[CamFile | HardLabels, np.ndarray]:
+        """The CAMs, or the mask, and the (reduced) photo. PhotoError if they do not go together."""
+        cam = read_cam(path) if path.suffix == ".safetensors" else None
         pixels = read_photo(photo.path, self.config.max_side)
-        if cam.size != photo_size(photo.path):
+        full = photo_size(photo.path)
+        if cam is None:
+            return HardLabels(read_photo_mask(path, photo, pixels.shape[:2], self.classes), full), pixels
+        if cam.size != full:
             height, width = cam.size
             raise PhotoError(f"{shown(path)}: is of a photo of {width} x {height}, not of this one; run stcl cam again")
         if "affinity" in self.config.method and cam.affinity is None:
@@ -140,14 +160,14 @@ class _Work(Dataset):
 
 
 def refine_what_fits(
-    cams: Sequence[CamFile], photos: Sequence[np.ndarray], config: RefineConfig, device: torch.device
+    sources: Sequence[CamFile | HardLabels], photos: Sequence[np.ndarray], config: RefineConfig, device: torch.device
 ) -> list[np.ndarray | None]:
     """`refine_masks`; where there is too little memory half of them at a time, then on the CPU, then None."""
-    masks = if_it_fits(lambda: refine_masks(cams, photos, config, device))
+    masks = if_it_fits(lambda: refine_masks(sources, photos, config, device))
     if masks is not None:
         return masks
-    if len(cams) > 1:
-        half = len(cams) // 2
+    if len(sources) > 1:
+        half = len(sources) // 2
         parts = (slice(half), slice(half, None))
-        return [mask for part in parts for mask in refine_what_fits(cams[part], photos[part], config, device)]
-    return [None] if device.type == "cpu" else refine_what_fits(cams, photos, config, CPU)
+        return [mask for part in parts for mask in refine_what_fits(sources[part], photos[part], config, device)]
+    return [None] if device.type == "cpu" else refine_what_fits(sources, photos, config, CPU)

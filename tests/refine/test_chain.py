@@ -57,7 +57,7 @@ def test_steps_are_taken_from_coarse_to_fine(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(crf, "dense_crf", lambda *a: taken.append("dense_crf") or real_crf(*a))
     cam, photo = scene()
     chain.refine_masks([cam], [photo], configured(method="affinity,par,crf"), CPU)
-    assert taken == ["random_walk", "pixel_adaptive_refine", "with_background", "dense_crf"]
+    assert taken == ["with_background", "random_walk", "pixel_adaptive_refine", "dense_crf"]
     taken.clear()
     chain.refine_masks([cam], [photo], configured(method="none"), CPU)
     assert taken == ["with_background"]
@@ -77,6 +77,46 @@ def test_walk_options_reach_the_walk():
 
     assert share(walk_steps=0) < 0.1
     assert share(walk_steps=8, walk_sharpness=2.0) == 1.0
+
+
+MASK = np.zeros((16, 24), np.uint8)
+MASK[4:12, 6:18] = 3
+MASK[0] = 255
+
+
+@pytest.mark.parametrize("method", ["none", "par", "crf", "par,crf"])
+def test_masks_in_place_of_cams(method: str):
+    """Of the (reduced) photo's size in, of the photo's own out; with values that no class between them has."""
+    photo = np.where(MASK[..., None] == 3, 200, 50).astype(np.uint8).repeat(3, 2)
+    sources = [chain.HardLabels(MASK, (32, 48)), scene()[0], chain.HardLabels(MASK, (16, 24))]
+    masks = chain.refine_masks(sources, [photo, scene()[1], photo], configured(method=method), CPU)
+    assert [mask.shape for mask in masks] == [(32, 48), (32, 48), (16, 24)]
+    assert set(np.unique(masks[0])) == {0, 3}
+    assert (masks[2] == np.where(MASK == 255, 0, MASK)).mean() > 0.98
+    if "crf" in method:
+        assert not masks[2][0].any()  # 255 says nothing: the photo does
+
+
+def test_a_mask_of_few_labels_needs_no_photo():
+    masks = [np.full((4, 5), value, np.uint8) for value in (0, 7, 255)]
+    masks[1][0] = 255  # to be filled; a mask that is all ignored says nothing to fill it with
+    sources = [chain.HardLabels(mask, (8, 10)) for mask in masks]
+    refined = chain.refine_masks(sources, [np.zeros((4, 5, 3), np.uint8)] * 3, configured(method="crf"), CPU)
+    assert [np.unique(mask).tolist() for mask in refined] == [[0], [7], [255]]
+    assert [mask.shape for mask in refined] == [(8, 10)] * 3
+
+
+def test_confidence_is_how_far_the_photo_may_overrule_a_mask():
+    """A single pixel of another label on a plain photo: a speck at a low confidence, kept at a high one."""
+    speck = np.zeros((16, 24), np.uint8)
+    speck[8, 12] = 2
+    photo, source = np.full((16, 24, 3), 90, np.uint8), chain.HardLabels(speck, (16, 24))
+
+    def kept(confidence: float) -> bool:
+        config = configured(method="crf", confidence=confidence)
+        return bool(chain.refine_masks([source], [photo], config, CPU)[0][8, 12] == 2)
+
+    assert [kept(confidence) for confidence in (0.6, 0.99999)] == [False, True]
 
 
 def test_given_numbers_replace_the_preset_s():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -109,6 +113,27 @@ def test_half_precision_in_float32_out_and_no_gradient():
 def test_different_sizes_are_refused():
     with pytest.raises(ValueError, match="batch or size differ"):
         pixel_adaptive_refine(torch.rand(1, 2, 8, 8), torch.rand(1, 3, 16, 16))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are measured on Linux only")
+def test_21_labels_at_448_take_less_than_300_mb():
+    """More than the scores and the photo, the result included; the first step has the peak. (Measured: 126 MB.)"""
+    code = """
+import re, torch
+from stcl_cli.refine.par import pixel_adaptive_refine
+
+def memory(field):
+    return int(re.search(field + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+
+probs, photo = torch.rand(1, 21, 448, 448), 255 * torch.rand(1, 3, 448, 448)
+pixel_adaptive_refine(probs[..., :64, :64], photo[..., :64, :64], 1)
+open("/proc/self/clear_refs", "w").write("5")  # forget the peak so far
+before = memory("VmRSS")
+pixel_adaptive_refine(probs, photo, 2)
+print(memory("VmHWM") - before)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 16.8e6 < int(run.stdout) < 300e6  # at least the result
 
 
 @pytest.mark.cuda

@@ -9,7 +9,7 @@ from PIL import Image
 from stcl_cli.config import RefineConfig
 from stcl_cli.errors import StclError
 from stcl_cli.formats.cams import Affinity, CamFile, read_cam, write_cam
-from stcl_cli.formats.masks import read_mask
+from stcl_cli.formats.masks import read_mask, write_mask
 from stcl_cli.formats.runs import read_jsonl, write_config
 from stcl_cli.stages import refine
 
@@ -84,7 +84,7 @@ def test_two_background_scores_in_either_order(folder):
 def test_no_cams(folder):
     (folder / "cams" / "a.safetensors").unlink()
     (folder / "photos" / "sub dir" / "bär 01.png").unlink()
-    with pytest.raises(StclError, match="cams: holds no CAM file for any photo"):
+    with pytest.raises(StclError, match="cams: holds no CAM file or mask for any photo"):
         run(folder)
 
 
@@ -99,6 +99,45 @@ def test_cams_without_affinity(folder):
     with pytest.raises(StclError, match="make it with stcl cam --affinity"):
         run(folder, method="affinity", output=str(folder / "none"))
     assert not (folder / "none").exists()
+
+
+@pytest.fixture
+def masks(folder):
+    """Masks in place of CAMs, with a speck and a hole."""
+    mask_HW = np.zeros((8, 12), np.uint8)
+    mask_HW[:, :6] = 2
+    mask_HW[3, 9], mask_HW[5, 2] = 2, 255
+    for name in NAMES:
+        (folder / "cams" / f"{name}.safetensors").unlink()
+        write_mask(folder / "cams" / f"{name}.png", mask_HW)
+    return folder
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_masks_in_place_of_cams(masks, workers):
+    result, items = run(masks, method="crf", workers=workers)
+    assert (result.skipped, [item["image"] for item in items]) == (0, list(NAMES))
+    assert "--init" not in result.next
+    for item in items:
+        mask_HW = read_mask(item["output"])
+        assert (mask_HW[:, :6] == 2).all()
+        assert not mask_HW[:, 6:].any()
+    assert (read_mask(run(masks, method="crf", confidence=0.99999, overwrite=True)[1][0]["output"])[3, 9]) == 2
+
+
+def test_masks_that_do_not_fit(masks):
+    write_mask(masks / "cams" / "a.png", np.full((8, 12), 3, np.uint8))
+    write_mask(masks / "cams" / "sub dir" / "bär 01.png", np.zeros((7, 12), np.uint8))
+    assert run(masks, method="crf")[0].skipped == 2
+    reasons = {record["image"]: record["reason"] for record in read_jsonl(masks / "out" / "failed.jsonl")}
+    assert "holds class 3, but there are 2 classes" in reasons["a"]
+    assert "the mask is 12 x 7, its photo 12 x 8" in reasons["sub dir/bär 01"]
+
+
+def test_masks_have_no_affinity(masks):
+    with pytest.raises(StclError, match=r"a\.png: is a mask.*give --method crf"):
+        run(masks, method="affinity,crf")
+    assert not (masks / "out").exists()
 
 
 def test_pydensecrf_gives_the_same_masks(folder):
