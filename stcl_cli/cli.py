@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import math
 import os
@@ -17,7 +18,7 @@ from typing import Any
 import click
 
 from stcl_cli import __version__, config
-from stcl_cli.errors import EXIT_ERROR, EXIT_SKIPPED, EXIT_STOPPED, EXIT_TERMINATED, StclError
+from stcl_cli.errors import EXIT_ERROR, EXIT_SKIPPED, EXIT_STOPPED, EXIT_TERMINATED, StclError, printable
 from stcl_cli.formats.files import json_bytes, to_json
 from stcl_cli.formats.runs import CONFIG, FAILED, read_config
 from stcl_cli.launch import launch, under_torchrun
@@ -99,7 +100,7 @@ def _value_type(hint: Any) -> tuple[type, int]:
     return _SCALARS[hint], 1
 
 
-def _read_config(context: click.Context, parameter: click.Parameter, path: str | None) -> None:
+def _read_config(config_class: type, context: click.Context, parameter: click.Parameter, path: str | None) -> None:
     """--config: the values of an earlier run become this run's defaults; what is given on the command line wins."""
     if path is None:
         return
@@ -107,11 +108,17 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: str |
         command, values = read_config(path, context.command.name)
     except StclError as error:
         raise click.BadParameter(str(error)) from error
-    known = {p.name for p in context.command.params}
-    if unknown := sorted(set(values) - known):
+    if unknown := sorted(values.keys() - config_class.__dataclass_fields__.keys()):
         raise click.BadParameter(f"{path}: holds {unknown[0]!r}, which `stcl {command}` does not know.")
     # How the folder was entered is not part of what was run.
-    context.default_map = {k: v for k, v in values.items() if v is not None and k not in ("resume", "overwrite")}
+    given = {k: v for k, v in values.items() if v is not None and k not in ("resume", "overwrite")}
+    try:
+        config.check_given(config_class, given)
+    except ValueError as error:
+        raise click.BadParameter(
+            printable(f"{path}: {error}, which it cannot be; correct it or take it out.")
+        ) from error
+    context.default_map = given
 
 
 def _verbosity_options(function: Callable) -> Callable:
@@ -142,7 +149,7 @@ def _command(config_class: type, stage: str, *, name: str, items: bool = False) 
             metavar="FILE",
             is_eager=True,
             expose_value=False,
-            callback=_read_config,
+            callback=functools.partial(_read_config, config_class),
             help="config.json of an earlier output folder: repeats it; other options override.",
         )
         has_folder = "overwrite" in config_class.__dataclass_fields__  # and with it a config.json

@@ -126,7 +126,14 @@ def test_a_config_that_does_not_fit(stcl, tmp_path):
         assert result.exit_code == 2
         assert reason in result.stderr
     write_config(tmp_path, "train", {"images": "photos", "labels": "l", "output": "o", "lr": "fast"})
-    assert "'fast' is not a valid float" in stcl("train", "--config", tmp_path).stderr
+    assert "lr is 'fast', which it cannot be" in stcl("train", "--config", tmp_path).stderr
+    write_config(tmp_path, "cam", {"images": "photos", "model": "m", "output": "o", "as_json": []})
+    assert "holds 'as_json'" in stcl("cam", "--config", tmp_path).stderr
+    for wrong in ([], {"a": 1}, 7):  # a list was a traceback of click's
+        write_config(tmp_path, "train", {"images": wrong, "labels": "l", "output": "o"})
+        result = stcl("train", "--config", tmp_path)
+        assert result.exit_code == 2
+        assert f"images is {wrong}, which it cannot be" in result.stderr
     (tmp_path / "config.json").write_text("{")
     assert "is not JSON" in stcl("train", "--config", tmp_path).stderr
     assert stcl("train", "--config", tmp_path / "gone").exit_code == 2

@@ -5,7 +5,7 @@ reads them back. Nothing heavy is imported here, so `stcl --help` is instant.
 """
 
 from stcl_cli.config.chains import BenchConfig, DemoConfig, RunConfig
-from stcl_cli.config.checking import check_values
+from stcl_cli.config.checking import check_given, check_values
 from stcl_cli.config.files import CheckConfig, EvalConfig, ExportConfig, ReportConfig
 from stcl_cli.config.labelling import CamConfig, RefineConfig, TrainConfig
 from stcl_cli.config.options import LABEL_FORMATS
@@ -29,5 +29,6 @@ __all__ = [
     "Sharing",
     "TrainConfig",
     "Training",
+    "check_given",
     "check_values",
 ]

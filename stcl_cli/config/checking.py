@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -13,9 +14,16 @@ def check_values(config: Any) -> None:
     Raises:
         ValueError: one is of another kind; the message names it.
     """
-    hints = get_type_hints(type(config))
-    for item in fields(config):
-        value, meta = getattr(config, item.name), item.metadata
+    check_given(type(config), {item.name: getattr(config, item.name) for item in fields(config)})
+
+
+def check_given(config_class: type, given: Mapping[str, Any]) -> None:
+    """`check_values` of some of a config's fields."""
+    hints = get_type_hints(config_class)
+    for item in fields(config_class):
+        if item.name not in given:
+            continue
+        value, meta = given[item.name], item.metadata
         values = value if isinstance(value, list | tuple) else [value]
         low, high = meta.get("range", {}).get("min"), meta.get("range", {}).get("max")
         right = _is_of(value, hints[item.name]) and all(

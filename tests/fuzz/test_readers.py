@@ -1,27 +1,22 @@
-"""Every reader of files from strangers, with files that no stranger would think of.
-
-STCL_FUZZ sets the number of inputs for each of the readers: 40, or 2,500 for 100,000 and more in all.
-"""
+"""Every reader of files from strangers but those of labels, with files that no stranger would think of."""
 
 import io
 import json
-import os
 from itertools import islice
-from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import inputs
-import label_files
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from watching import Counts, attempt
+from watching import INPUTS, Counts, attempt, fuzz
 
+from stcl_cli.cli import main
 from stcl_cli.config import TrainConfig
-from stcl_cli.data.labels import READERS, read_labels
 from stcl_cli.data.photos import list_photos, listed_names, photo_size, read_photo
 from stcl_cli.engine import _Log
 from stcl_cli.errors import StclError
@@ -35,16 +30,6 @@ from stcl_cli.networks import build_stcl, load_segmenter, load_stcl
 from stcl_cli.report.folders import find_outputs
 from stcl_cli.report.page import loss_charts
 from stcl_models.backbone import BackboneError, load_backbone_weights
-
-INPUTS = int(os.environ.get("STCL_FUZZ", 40))
-fuzz = settings(
-    max_examples=INPUTS,
-    deadline=None,
-    database=None,
-    derandomize="STCL_FUZZ" not in os.environ,  # in CI the same inputs every time
-    phases=[Phase.explicit, Phase.generate, Phase.shrink],
-    suppress_health_check=list(HealthCheck),
-)
 
 
 def images():
@@ -219,6 +204,28 @@ def test_configs(file, data):
     give("config.json", file, data, read_config, lambda path: read_config(path, "cam"))
 
 
+COMMANDS = ("train", "cam", "refine", "segtrain", "predict", "export", "run")
+
+
+@fuzz
+@given(st.data())
+def test_configs_of_a_command_line(file, data):
+    """What --config makes of them, up to where the command would begin."""
+    command = main.commands[data.draw(st.sampled_from(COMMANDS))]
+    names = st.sampled_from([parameter.name for parameter in command.params])
+    values = data.draw(st.dictionaries(names, inputs.VALUES, max_size=4))
+    needed = {parameter.name: "x" for parameter in command.params if parameter.required}
+    file.write_text(json.dumps({"command": command.name, "stcl": "0", **needed, **values}))
+
+    def parse():
+        try:
+            command.make_context(command.name, ["--config", str(file)])
+        except click.UsageError as error:
+            raise StclError(error.format_message()) from error
+
+    attempt("config.json for --config", parse, may=("exec",))  # Python evaluates our own annotations so
+
+
 LINES = b'{"iteration": 1, "loss": 0.5}\n{"iteration": 2, "val_miou": 0.1}\n{"image": "a", "reason": "b"}\n'
 LOGS = st.one_of(inputs.variants([LINES]), inputs.JSON_LINES)
 
@@ -279,92 +286,8 @@ def test_lists(file, data):
     give("lists", file, data, list_photos, listed_names, lambda path: list_photos(photos, path))
 
 
-# ---- labels ----------------------------------------------------------------------------------------------------------
-
-
-def text_files(folder):
-    """What can be changed: all files but photos."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and "images" not in p.parts and p.suffix != ".jpg")
-
-
-@pytest.mark.parametrize("name", label_files.WRITERS)
-def test_labels(tmp_path_factory, name):
-    """A file of a folder that is otherwise right is changed."""
-    root = tmp_path_factory.mktemp("labels")
-    write, kind, tables = label_files.WRITERS[name]
-    shows = dict(islice(tables[-1]().items(), 6))
-    label_files.draw(root / "images", shows)
-    path = write(root, shows)
-    read_labels(path)  # so that all is imported
-    files = text_files(root)
-    seeds = {file: file.read_bytes() for file in files} or {path / "x.txt": b"a\n"}
-
-    @fuzz
-    @given(st.data())
-    def run(data):
-        file = data.draw(st.sampled_from(sorted(seeds)))
-        file.write_bytes(data.draw(inputs.variants([seeds[file]])))
-        format = data.draw(st.sampled_from(["auto", kind]))
-        classes = data.draw(st.sampled_from([None, ("cat", "Bär")]))
-        attempt(f"labels: {name}", lambda: read_labels(path, classes, format))
-        file.write_bytes(seeds[file])
-
-    run()
-
-
-STRUCTURED = {
-    "json": (inputs.JSON, ("auto", "json", "coco", "label-studio")),
-    "jsonl": (inputs.JSON_LINES, ("auto", "json")),
-    "xml": (inputs.XML, ("auto", "cvat")),
-    "csv": (inputs.CSV, ("auto", "csv")),
-    "yaml": (st.one_of(inputs.JSON, inputs.variants([b"names: [a, b]\ntrain: .\n"])), ("auto", "yolo")),
-    "npy": (inputs.PICKLES, ("auto", "npy")),
-}
-
-
-@pytest.mark.parametrize("suffix", STRUCTURED)
-def test_labels_made_of_words(tmp_path_factory, suffix):
-    path = tmp_path_factory.mktemp("labels") / f"labels.{suffix}"
-    contents, formats = STRUCTURED[suffix]
-    np.save(path.with_suffix(".npy"), {"a": np.ones(2)}, allow_pickle=True)
-    head = path.with_suffix(".npy").read_bytes()[:128] if suffix == "npy" else b""
-    path.write_bytes(head)
-    for format in READERS:
-        attempt_quietly(path, format)
-
-    @fuzz
-    @given(contents, st.sampled_from(formats))
-    def run(content, format):
-        path.write_bytes(head + content)
-        attempt(f"labels made of words: {suffix}", lambda: read_labels(path, None, format))
-
-    run()
-
-
-def attempt_quietly(path, format):
-    """So that all is imported."""
-    try:
-        read_labels(path, None, format)
-    except Exception:
-        return
-
-
-@pytest.mark.parametrize("format", ["voc", "labelme"])
-def test_folders_of_files_made_of_words(tmp_path_factory, format):
-    path = tmp_path_factory.mktemp("labels")
-    contents, suffix = {"voc": (inputs.XML, "xml"), "labelme": (inputs.JSON, "json")}[format]
-
-    @fuzz
-    @given(st.lists(contents, min_size=1, max_size=3))
-    def run(files):
-        for number, content in enumerate(files):
-            Path(path, f"{number}.{suffix}").write_bytes(content)
-        attempt(f"labels made of words: {format}", lambda: read_labels(path, None, format))
-
-    run()
-
-
 def test_the_count(capsys):
+    """The last of the folder."""
     with capsys.disabled():
         total, taken = Counts.inputs.total(), Counts.taken.total()
         crashes, hangs, executed = (count.total() for count in (Counts.crashes, Counts.hangs, Counts.executed))

@@ -1,8 +1,12 @@
-"""One input given to a reader: it may take it, or refuse it with one line; it may not do anything else."""
+"""One input given to a reader: it may take it, or refuse it with one line; it may not do anything else.
+
+STCL_FUZZ sets the number of inputs for each test: 40, or 2,000 for 100,000 and more in all.
+"""
 
 from __future__ import annotations
 
 import codecs
+import os
 import resource
 import signal
 import sys
@@ -13,7 +17,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hypothesis import HealthCheck, Phase, settings
+
 from stcl_cli.errors import StclError
+
+INPUTS = int(os.environ.get("STCL_FUZZ", 40))
+fuzz = settings(
+    max_examples=INPUTS,
+    deadline=None,
+    database=None,
+    derandomize="STCL_FUZZ" not in os.environ,  # in CI the same inputs every time
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    suppress_health_check=list(HealthCheck),
+)
 
 SECONDS = 20  # an input that takes longer counts as a hang
 ROOM = 4 << 30  # bytes that a reader may ask for beyond what the process has
