@@ -163,7 +163,7 @@ def max_over_ranks(values: Tensor) -> Tensor:
     if ranks() == 1:
         return values
     largest = values.detach().clone()
-    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
     return largest
 
 

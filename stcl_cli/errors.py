@@ -22,9 +22,9 @@ class StclError(Exception):
     the middle is left out.
     """
 
-    def __init__(self, message: str) -> None:
-        text = printable(message)
-        super().__init__(text if len(text) <= LONGEST else f"{text[:2000]} ... {text[-500:]}")
+    def __str__(self) -> str:
+        text = printable(super().__str__())
+        return text if len(text) <= LONGEST else f"{text[:2000]} ... {text[-500:]}"
 
 
 class PhotoError(StclError):

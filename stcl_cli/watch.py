@@ -112,7 +112,9 @@ class Readers:
                 ):
                     batch = next(iterator, None)
             except (StclError, MemoryError) as error:  # from a worker they come with its traceback as their message
-                raise type(error)(str(error).splitlines()[-1].partition("Error: ")[2] or str(error)) from error
+                message = str(error.args[0]) if error.args else ""
+                last = (message.splitlines() or [""])[-1]
+                raise type(error)(last.partition("Error: ")[2] or message) from error
             except RuntimeError as error:
                 if not str(error).startswith("DataLoader worker"):  # torch's word for a worker that has died
                     raise

@@ -163,3 +163,11 @@ def test_an_error_of_a_reading_process_is_one_line(photos, monkeypatch, kind):
         error = batches(photos, workers)
         assert type(error) is kind
         assert str(error) == "p0.png: is: too much"
+
+
+def test_memory_that_does_not_suffice_may_say_nothing(photos, monkeypatch):
+    def fail(self, index):
+        raise MemoryError
+
+    monkeypatch.setattr(Photos, "__getitem__", fail)
+    assert [type(batches(photos, workers)) for workers in (0, 1)] == [MemoryError] * 2
