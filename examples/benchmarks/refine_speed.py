@@ -94,11 +94,11 @@ def compare_par(K: int, side: int = 448, rounds: int = 3) -> dict[str, Any]:
     photo, probs = 255 * torch.rand(1, 3, side, side), torch.rand(1, K, side, side).softmax(1)
     pairs, furthest, memory = [], 0.0, []
     for _ in range(rounds):
-        start = peak_mb(forget=True)
-        theirs, other = cpu_seconds(lambda: stacking_par(probs, photo))
-        middle, again = peak_mb(), peak_mb(forget=True)
+        start = peak_mb(forget=True)  # ours goes first: what stacking has freed would hide what it takes
         mine, ours = cpu_seconds(lambda: pixel_adaptive_refine(probs, photo))
-        memory.append((peak_mb() - again, middle - start))
+        middle, again = peak_mb(), peak_mb(forget=True)
+        theirs, other = cpu_seconds(lambda: stacking_par(probs, photo))
+        memory.append((middle - start, peak_mb() - again))
         pairs.append((mine, theirs))
         furthest = max(furthest, (ours - other).abs().max().item())
     extra = dict(zip(("ours_extra_mb", "stacking_extra_mb"), map(max, zip(*memory, strict=True)), strict=True))
