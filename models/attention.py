@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-TILE = 2**21  # scores (4 MB in bfloat16) worked on at once: they stay in the CPU's cache between the products
-SAFE = 2.0**100  # sums of exponentials up to this, and down to its inverse, are far from the ends of the type's range
+CACHED = 2**19  # scores (1 MB in bfloat16) worked on at once: they stay in a core's cache between the products
 
 
 class CpuAttention(TorchFunctionMode):
@@ -68,20 +67,16 @@ def attention(q_BAND: Tensor, k_BAND: Tensor, v_BAND: Tensor) -> Tensor:
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_BAND: Tensor, k_BAND: Tensor, v_BAND: Tensor) -> Tensor:
-        shape = q_BAND.shape
-        q = torch.mul(q_BAND, shape[-1] ** -0.5 / math.log(2), out=q_BAND.new_empty(shape)).flatten(0, 1)
-        k, v = k_BAND.flatten(0, 1), v_BAND.flatten(0, 1)
+        q, k, v = (x.flatten(0, 1) for x in (q_BAND * q_BAND.shape[-1] ** -0.5, k_BAND, v_BAND))
         out, kept = torch.empty_like(q), []
         with torch.autocast("cpu", enabled=False):
             for heads, rows in _tiles(*q.shape[:2]):
-                weights, sums = _exponentials(q[heads, rows], k[heads])
+                probs = torch.softmax(torch.bmm(q[heads, rows], k[heads].transpose(1, 2)), -1)
+                out[heads, rows] = torch.bmm(probs, v[heads])
                 if any(ctx.needs_input_grad):
-                    kept.append(weights.div_(sums))
-                    torch.bmm(weights, v[heads], out=out[heads, rows])
-                else:
-                    torch.div(torch.bmm(weights, v[heads]), sums, out=out[heads, rows])
+                    kept.append(probs)
         ctx.save_for_backward(q, k, v, *kept)
-        return out.view(shape)
+        return out.view(q_BAND.shape)
 
     @staticmethod
     def backward(ctx: Any, grad_BAND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,29 +91,13 @@ class _Attention(torch.autograd.Function):
             grad_q[heads, rows] = torch.bmm(grad_scores, k[heads])
             grad_k[heads] += torch.bmm(grad_scores.transpose(1, 2), q[heads, rows])
         shape = grad_BAND.shape
-        return grad_q.mul_(shape[-1] ** -0.5).view(shape), grad_k.mul_(math.log(2)).view(shape), grad_v.view(shape)
-
-
-def _exponentials(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """2^(q k^T), and its sums over the keys: softmax without the division, which the product with v makes shorter.
-
-    Nor is the largest score of a row subtracted, as scores are small in every network that has learnt; where sums say
-    that they were not, softmax does it.
-    """
-    scores = torch.bmm(q, k.transpose(1, 2))
-    weights = torch.exp2(scores, out=scores)
-    sums = weights.sum(-1, keepdim=True)
-    low, high = sums.aminmax()
-    if not 1 / SAFE < low.item() <= high.item() < SAFE:
-        weights = torch.softmax(torch.bmm(q, k.transpose(1, 2)) * math.log(2), -1)
-        sums = torch.ones_like(sums)
-    return weights, sums
+        return grad_q.mul_(shape[-1] ** -0.5).view(shape), grad_k.view(shape), grad_v.view(shape)
 
 
 def _tiles(groups: int, tokens: int) -> list[tuple[slice, slice]]:
-    """(heads, rows) whose scores are at most TILE values: several heads, or a part of the rows of one."""
-    heads = max(1, TILE // tokens**2)
-    rows = math.ceil(tokens / math.ceil(tokens**2 / TILE))  # parts of equal size
+    """(heads, rows) whose scores are at most CACHED values: several heads, or a part of the rows of one."""
+    heads = max(1, CACHED // tokens**2)
+    rows = math.ceil(tokens / math.ceil(tokens**2 / CACHED))  # parts of equal size
     return [
         (slice(head, head + heads), slice(row, row + rows))
         for head in range(0, groups, heads)

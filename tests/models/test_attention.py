@@ -19,11 +19,11 @@ def by_torch(q, k, v):
 
 @quick
 @given(seeds, st.integers(1, 3), st.integers(1, 3), st.integers(1, 150), st.sampled_from([1, 300, 5000, 2**19]))
-def test_as_torch_forward_and_backward_whatever_the_tiles(seed, images, heads, tokens, tile):
+def test_as_torch_forward_and_backward_whatever_the_tiles(seed, images, heads, tokens, cached):
     q, k, v = (randn(seed + i, images, heads, tokens, 8) for i in range(3))
     weight = randn(seed + 3, images, heads, tokens, 8).detach()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "TILE", tile)
+        patch.setattr(module, "CACHED", cached)
         got = attention(q, k, v)
         found = gradients((got * weight).sum(), q, k, v)
     want = by_torch(q, k, v)
@@ -92,21 +92,3 @@ def test_layers_take_it_wherever_they_are_computed_and_nothing_else_does(monkeyp
     assert len(taken) == 2
     layers(x.to("meta"))
     assert len(taken) == 2
-
-
-@pytest.mark.parametrize("size", [1e-3, 10.0, 1e3, -1e5, float("nan")])
-def test_scores_that_are_too_large_for_plain_exponentials(monkeypatch, size):
-    """Rows whose largest score is far above, or far below, what an exponential can be of."""
-    slow = []
-    softmax = torch.softmax
-    monkeypatch.setattr(torch, "softmax", lambda *arguments: slow.append(1) or softmax(*arguments))
-    q, k, v = (randn(i, 1, 2, 40, 8) for i in range(3))
-    q = (q * size).detach().requires_grad_()
-    found = attention(q, k, v)
-    assert bool(slow) == (not abs(size) < 1e3)
-    torch.testing.assert_close(found, by_torch(q, k, v), equal_nan=True, rtol=1e-3, atol=1e-4)
-    with torch.no_grad():
-        torch.testing.assert_close(attention(q, k, v), found, equal_nan=True)
-    if abs(size) < 1e5:
-        pairs = zip(gradients(found.sum(), q, k, v), gradients(by_torch(q, k, v).sum(), q, k, v), strict=True)
-        assert all(torch.allclose(mine, other, rtol=1e-2, atol=1e-3) for mine, other in pairs)
