@@ -111,10 +111,10 @@ def test_scores_lie_where_the_photo_is():
         assert np.array_equal(scores.argmax(0), PHOTO[:, :, 0] > 127)
 
 
-@pytest.mark.parametrize("tile", [100, 2**19])
-def test_cams_together_in_bfloat16_are_near_those_of_one_photo_in_float32(monkeypatch, tile):
+@pytest.mark.parametrize("cached", [100, 2**19])
+def test_cams_together_in_bfloat16_are_near_those_of_one_photo_in_float32(monkeypatch, cached):
     """Whatever the tiles of attention; how near is what eight bits of mantissa allow after three blocks."""
-    monkeypatch.setattr("stcl_models.attention.TILE", tile)
+    monkeypatch.setattr("stcl_models.attention.CACHED", cached)
     model, photos = a_model_with_a_memory(), [PHOTO, PHOTO[::-1, 1:], PHOTO[1:, :-1]]
     together = photo_cams(model, make_runtime("cpu", "bf16"), photos, (1.0, 0.5, 1.5))
     for photo, cams in zip(photos, together, strict=True):
