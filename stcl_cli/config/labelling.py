@@ -163,7 +163,7 @@ class RefineConfig(Sharing):
         choices=("none", "affinity", "par", "crf", "affinity,par", "affinity,crf", "par,crf", "affinity,par,crf"),
     )
     background: tuple[float, ...] = option(
-        (0.4,),
+        (0.45,),
         "Background score. Give it twice, low and high, and what lies between becomes 255 (ignored).",
         multiple=True,
         range=SHARE,
