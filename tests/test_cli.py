@@ -264,10 +264,3 @@ def test_any_of_the_stages_or_none_to_measure(stcl):
     result = stcl("bench", "export")
     assert result.exit_code == 2
     assert "'train', 'cam', 'refine', 'segtrain', 'predict'" in result.output
-
-
-@pytest.mark.parametrize("value", ["nan", "inf"])
-def test_numbers_are_finite(value):
-    ended = CliRunner().invoke(main, ["train", "photos", "--labels", "l.csv", "-o", "out", "--lr", value])
-    assert ended.exit_code == 2
-    assert f"{value} is no finite number" in ended.stderr or "not in the range" in ended.stderr

@@ -12,7 +12,7 @@ PACKAGES = {"stcl_cli": ROOT / "stcl_cli", "stcl_models": ROOT / "models"}
 
 # From the top: a module imports from its own layer and from those below.
 LAYERS = [
-    {"cli", "__main__"},
+    {"cli", "options", "__main__"},
     {"stages"},
     {
         "engine",

@@ -48,14 +48,10 @@ def main() -> None:
     runtime = make_runtime("cpu", options.amp)
     seed_everything(0)
     model = build_stcl(config, CLASSES)
+    window = local_window(config, model.backbone.patch_size)
     peak = PeakMemory(runtime.device)
     for what, work, photos, needed in (
-        (
-            "train",
-            training(model, config, runtime),
-            options.batch_size,
-            train_gflop(model, config, window(model, config)),
-        ),
+        ("train", training(model, config, runtime), options.batch_size, train_gflop(model, config, window)),
         ("cam", exporting(model, config, runtime), 2, cam_gflop(model, (config.crop_size,) * 2, SCALES)),
     ):
         work()
@@ -66,10 +62,6 @@ def main() -> None:
         line = {"what": what, "cpu_seconds": round(a_photo, 4), "efficiency": round(needed / a_photo / rate, 3)}
         line |= {"matrix_rate_gflops": round(rate, 1), "median_rate": round(2 * SIDE**3 / 1e9 / product, 1)}
         print(json.dumps(vars(options) | line | {"peak_memory_mb": memory if what == "train" else None}), flush=True)
-
-
-def window(model: nn.Module, config: TrainConfig) -> int:
-    return local_window(config, model.backbone.patch_size)
 
 
 def seconds(work) -> float:

@@ -1,6 +1,6 @@
 """One frozen, flat dataclass a stage: the only place with names, types, defaults and help of what a user can set.
 
-cli.py turns the fields into command line options, each output folder keeps them as config.json, and `--config FILE`
+options.py turns the fields into command line options, each output folder keeps them as config.json, and `--config FILE`
 reads them back. Nothing heavy is imported here, so `stcl --help` is instant.
 """
 

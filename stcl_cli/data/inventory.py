@@ -49,11 +49,10 @@ class Inventory(NamedTuple):
             them = "it" if len(everywhere) == 1 else "them"
             what = f"add photos without {them}, or nothing tells {them} from what is around {them}"
             warnings.append(f"every photo shows {some(everywhere)}: {what}")
-        rare = [name for name, count in counts.items() if 0 < count <= RARE]
-        for name in rare:
-            others = [other for other in counts if other != name and counts[other] > counts[name]]
-            if alike := get_close_matches(name.casefold(), {o.casefold(): o for o in others}, 1, cutoff=ALIKE):
-                other = next(other for other in others if other.casefold() == alike[0])
+        for name in (name for name, count in counts.items() if 0 < count <= RARE):
+            others = {o.casefold(): o for o in counts if o != name and counts[o] > counts[name]}
+            for alike in get_close_matches(name.casefold(), others, 1, cutoff=ALIKE):
+                other = others[alike]
                 warnings.append(
                     f"class {shown(name)} ({counts[name]}) is spelt nearly like {shown(other)} ({counts[other]}): "
                     "make one of two if they are the same"

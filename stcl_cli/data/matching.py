@@ -84,8 +84,7 @@ def _path_key(path: str | os.PathLike[str]) -> str:
 
 def _end(name: str, depth: int) -> str:
     """The last `depth` parts of a path, without suffix; '' where it has fewer."""
-    parts = stem(_key(name)).split("/")
-    return "/".join(parts[-depth:]) if len(parts) >= depth else ""
+    return _whole_end(stem(_key(name)), depth)
 
 
 def _whole_end(name: str, depth: int) -> str:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stcl_cli.config import RefineConfig
 from stcl_cli.console import meter, say
-from stcl_cli.data.outputs import Outputs, match_outputs
+from stcl_cli.data.outputs import match_outputs
 from stcl_cli.data.photo_masks import read_photo_mask
 from stcl_cli.data.photos import Photo, list_photos, photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
@@ -47,7 +47,7 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
     cams = Path(config.cams)
     photos, skipped = list_photos(config.images)
     files = match_outputs(cams, ".safetensors", photos)
-    if files == Outputs({}, []):
+    if not files.by_photo and not files.orphans:  # no CAM file at all
         files = match_outputs(cams, ".png", photos)
     jobs = [(photo, files.by_photo[photo.name]) for photo in photos if photo.name in files.by_photo]
     if not jobs:

@@ -160,7 +160,7 @@ def test_columns_of_booleans_behind_the_numbers_of_pandas(read):
 
 
 def test_many_rows_are_read_one_after_the_other(tmp_path):
-    """Ten million rows were 9 GB; of one that is wrong the line is named, wherever it is."""
+    """A million rows took 0.9 GB; of one that is wrong the line is named, wherever it is."""
     path, rows = tmp_path / "labels.csv", 100_000
     text = "image,labels\n" + "".join(f"folder {n // 999}/photo {n}.jpg,class {n % 20};cat\n" for n in range(rows))
     path.write_text(text)
