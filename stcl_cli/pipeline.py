@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import Semaphore
 from typing import Any, Generic, TypeVar
@@ -20,6 +20,7 @@ import torch
 from stcl_cli.data.photos import Photo
 from stcl_cli.errors import PhotoError
 from stcl_cli.runtime import cores
+from stcl_cli.threads import thread_pool
 from stcl_models.stcl import rounded_size
 
 BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**22}  # on the CPU two or three photos fill every core
@@ -55,8 +56,9 @@ class Pipeline(Generic[Output, Item]):
         threads = threads or min(MOST_THREADS, cores())
         most = BATCH_PIXELS[device.type]
         window = max(1, WINDOW * most // self.max_side**2)
-        readers, writers = ThreadPoolExecutor(threads), ThreadPoolExecutor(threads)
         free = Semaphore(2 * threads)  # outputs that wait for being written: they may be large
+
+        jobs: deque[_Job] = deque()
 
         def write(photo: Photo, output: Output | None) -> Item:
             try:
@@ -64,11 +66,11 @@ class Pipeline(Generic[Output, Item]):
             finally:
                 free.release()
 
-        def start_reading(first: int) -> list[_Job]:
-            return [_Job(photo, readers.submit(self.read, photo)) for photo in photos[first : first + window]]
+        with thread_pool(threads) as readers, thread_pool(threads) as writers:
 
-        jobs: deque[_Job] = deque()
-        try:
+            def start_reading(first: int) -> list[_Job]:
+                return [_Job(photo, readers.submit(self.read, photo)) for photo in photos[first : first + window]]
+
             following = start_reading(0)
             for first in range(0, len(photos), window):
                 current, following = following, start_reading(first + window)
@@ -89,9 +91,6 @@ class Pipeline(Generic[Output, Item]):
                         yield jobs.popleft().outcome()
             while jobs:
                 yield jobs.popleft().outcome()
-        finally:
-            for pool in (readers, writers):
-                pool.shutdown(cancel_futures=True)
 
     def _batches(self, jobs: list[_Job], most: int) -> Iterator[list[_Job]]:
         """Jobs of one network size, at most `most` pixels of them; in order of the first. Waits for their pixels."""

@@ -30,6 +30,8 @@ NOTE_BYTES = 1024
 _blocks: dict[int, tuple[int, float, Callable[[], str]]] = {}  # thread -> tick of the start, limit, what to say
 _ticks = 0  # not the clock: a process that was stopped, with Ctrl-Z say, has waited for nothing
 _watched: int | None = None  # the process in which the watching thread runs: it does not survive a fork
+_starting = threading.Lock()
+os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_starting.release)
 _note: np.ndarray | None = None
 
 
@@ -37,10 +39,11 @@ _note: np.ndarray | None = None
 def watched(limit: float, reason: Callable[[], str]) -> Iterator[None]:
     """If the block takes longer than `limit` seconds the process ends, with the line reason() and exit code 1."""
     global _watched
-    if _watched != os.getpid():
-        _watched = os.getpid()
-        _blocks.clear()
-        threading.Thread(target=_watch, daemon=True).start()
+    with _starting:
+        if _watched != os.getpid():
+            _watched = os.getpid()
+            _blocks.clear()
+            threading.Thread(target=_watch, daemon=True).start()
     thread = threading.get_ident()
     before = _blocks.get(thread)
     _blocks[thread] = _ticks, limit, reason

@@ -1,13 +1,17 @@
 """Several processes in a test."""
 
+import faulthandler
 import multiprocessing
 import os
 import socket
+import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import torch
+
+LIMIT = 300  # seconds, after which a process says where it hangs and ends
 
 
 class Ended(Exception):
@@ -49,6 +53,7 @@ def run_ranks(count: int, function: Callable[..., Any], *arguments: Any) -> list
 
 
 def _run(pipe, rank, count, port, function, arguments) -> None:
+    faulthandler.dump_traceback_later(LIMIT, exit=True, file=sys.__stderr__)
     torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

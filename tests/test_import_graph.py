@@ -43,6 +43,7 @@ LAYERS = [
         "console",
         "distributed",
         "launch",
+        "threads",
         "watch",
     },
     {"errors", "config", "stcl_cli"},

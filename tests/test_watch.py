@@ -1,6 +1,7 @@
 import os
 import signal
 import subprocess
+import threading
 import time
 from multiprocessing import active_children
 
@@ -90,6 +91,35 @@ def test_time_in_which_the_process_was_stopped_does_not_count():
         return "done"
 
     assert in_a_process(stopped) == "done"
+
+
+class SlowlyCleared(dict):
+    def clear(self):
+        time.sleep(0.1)
+        super().clear()
+
+
+def test_threads_that_begin_at_once(monkeypatch):
+    def begin():
+        errors, together = [], threading.Barrier(4)
+
+        def block():
+            together.wait()
+            try:
+                with watched(60.0, lambda: "too slow"):
+                    time.sleep(0.2)
+            except Exception as error:
+                errors.append(repr(error))
+
+        threads = [threading.Thread(target=block) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return errors, sum("_watch" in thread.name for thread in threading.enumerate())
+
+    monkeypatch.setattr(watch, "_blocks", SlowlyCleared())
+    assert in_a_process(begin) == ([], 1)
 
 
 def batches(photos, workers, hook=lambda number: None):

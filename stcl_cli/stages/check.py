@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +19,8 @@ from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.classes import find_classes
 from stcl_cli.formats.files import shown, some
 from stcl_cli.stages.output import Result
+from stcl_cli.threads import DECODERS, thread_pool
 
-THREADS = 4  # decoding lets go of Python's lock; more would hold more 100-megapixel photos at a time
 SIDE = 512  # to which photos are reduced while reading, as in training: JPEGs decode faster so
 NAMED = 10  # skipped inputs that are named on stderr; --json names all
 
@@ -95,7 +93,7 @@ def _looks(photos: Sequence[Photo], masks: dict[str, Path], classes: int) -> Ite
             return _Look(photo, size, values, str(error), isinstance(error, MaskSizeError))
         return _Look(photo, size, values)
 
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+    with thread_pool(DECODERS) as pool:
         for start in range(0, len(photos), 256):
             yield from pool.map(look, photos[start : start + 256])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import CLASSES, find_classes
 from stcl_cli.formats.files import shown
 from stcl_cli.formats.masks import IGNORE, read_mask
+from stcl_cli.threads import DECODERS, thread_pool
 
 
 def read(path: Path, classes: Sequence[str] | None) -> Table:
@@ -32,5 +32,5 @@ def read(path: Path, classes: Sequence[str] | None) -> Table:
             raise StclError(f"{shown(mask.path)}: holds class {values[-1]}, but {len(names)} are known; name them all")
         return Row(shown(mask.path), mask.name, [names[value - 1] for value in values])
 
-    with ThreadPoolExecutor() as pool:  # decoding lets go of Python's lock
+    with thread_pool(DECODERS) as pool:
         return Table(list(pool.map(row, list_photos(path).photos)), names)
