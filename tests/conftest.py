@@ -1,13 +1,19 @@
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from stcl_cli.config import SegtrainConfig, TrainConfig
 from stcl_cli.formats.locks import release_all
 from stcl_cli.formats.masks import write_mask
+
+# The same inputs every time, but for STCL_FUZZ. No deadline: torch's first call is slow, and so are shared machines.
+settings.register_profile("stcl", deadline=None, derandomize="STCL_FUZZ" not in os.environ)
+settings.load_profile("stcl")
 
 NAMES = ("a", "sub dir/bär 01", "sub dir/c.v1")
 

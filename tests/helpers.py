@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from PIL import Image
 
-quick = settings(deadline=None, max_examples=25)  # torch's first call is slow, and so are shared machines
+quick = settings(max_examples=25)
 seeds = st.integers(0, 2**32 - 1)
 
 

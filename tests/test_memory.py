@@ -85,7 +85,7 @@ def test_fuse_keeps_the_cam_of_what_the_memory_does_not_know():
     assert torch.equal(fuse(cam, memory, trust, 0.0), cam)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 1000))
 def test_regions_are_apart_and_follow_their_definition(seed):
     torch.manual_seed(seed)

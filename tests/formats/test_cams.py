@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stcl_cli.errors import PhotoError, StclError
@@ -99,7 +99,6 @@ def test_no_label(tmp_path):
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
-@settings(deadline=None)
 def test_any_shape(tmp_path_factory, height, width, h, w):
     h, w = min(h, height), min(w, width)
     values = np.random.default_rng(0).random((1, h, w), dtype=np.float32)

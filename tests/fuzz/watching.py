@@ -24,9 +24,7 @@ from stcl_cli.errors import StclError
 INPUTS = int(os.environ.get("STCL_FUZZ", 40))
 fuzz = settings(
     max_examples=INPUTS,
-    deadline=None,
     database=None,
-    derandomize="STCL_FUZZ" not in os.environ,  # in CI the same inputs every time
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
     suppress_health_check=list(HealthCheck),
 )

@@ -88,7 +88,7 @@ def test_more_entries_than_slots_in_one_batch():
     assert bank.view().filled_CM[1].all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(0, 3), st.sampled_from([i / 16 for i in range(1, 17)])), max_size=6), max_size=8

@@ -122,7 +122,7 @@ def test_photo_and_scores_of_different_size_are_refused():
         dense_crf([drawn_probs(2, 8, 9)], [drawn_photo(9, 8)], IRN)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 10**6),
     K=st.integers(1, 14),
@@ -145,7 +145,7 @@ def test_properties(seed: int, K: int, H: int, W: int, preset: str):
     torch.testing.assert_close(dense_crf([uniform], [photo], params)[0], uniform)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 10**6),
     H=st.integers(2, 40),
@@ -177,7 +177,7 @@ def test_flips_change_little_on_average():
     assert np.mean(equal) > 0.96
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12)
 @given(
     grey=st.integers(0, 255),
     scores=st.lists(st.floats(0.01, 1), min_size=2, max_size=5).filter(lambda x: sorted(x)[-1] > sorted(x)[-2] + 0.01),

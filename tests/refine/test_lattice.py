@@ -67,7 +67,7 @@ def test_filter_is_the_plain_one(D: int, N: int, spread: float):
     torch.testing.assert_close(got.double(), expected, atol=1e-5, rtol=1e-4)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), D=st.integers(1, 5), fours=st.integers(1, 15), spread=st.floats(0.1, 5))
 def test_features_of_opposite_sign_are_filtered_alike(seed: int, D: int, fours: int, spread: float):
     """The lattice is its own image in the origin. Not with N that is no multiple of 4: the oracle then adds vertices

@@ -79,7 +79,7 @@ def test_label_follows_the_edge_of_the_photo():
     assert (labels[4:20, 12:] == 1).all()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), labels=st.integers(1, 5), height=st.integers(1, 12), width=st.integers(1, 12))
 def test_properties(seed: int, labels: int, height: int, width: int):
     probs, photos = scene(seed, 2, labels, height, width)

@@ -65,7 +65,7 @@ def test_an_object_is_completed_and_no_other():
     assert walked[0, :, 4:].max() == 0
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 10**6), K=st.integers(1, 4), h=st.integers(1, 6), w=st.integers(1, 6), steps=st.integers(0, 9)
 )

@@ -3,7 +3,7 @@ import tracemalloc
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stcl_cli.data.labels import Labels, read_labels
@@ -118,7 +118,6 @@ NAMES = st.text(st.characters(categories=["L", "N", "P", "Zs"], exclude_characte
 CLASSES = NAMES.filter(lambda name: name and "background" not in name.casefold())
 
 
-@settings(deadline=None)  # it writes files
 @given(st.dictionaries(NAMES.filter(bool), st.sets(CLASSES, min_size=1, max_size=5), min_size=1, max_size=20))
 def test_what_the_csv_module_writes_comes_back(tmp_path_factory, table):
     path = tmp_path_factory.getbasetemp() / "written.csv"
