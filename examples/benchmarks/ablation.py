@@ -27,6 +27,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "patch contrast": NO_MEMORY,
     "patch and class contrast": {**NO_MEMORY, **CLASS},
     "patch and class contrast, segmentation branch": {**NO_MEMORY, **CLASS, **BRANCH},
+    "patch contrast, early": {**NO_MEMORY, **EARLY},
     "patch and class contrast, early": {**NO_MEMORY, **CLASS, **EARLY},
     "patch contrast, bank with fifo and fixed weights": {**FIFO, **FIXED, **UNGUIDED},
     "the same with adaptive update": {**FIXED, **UNGUIDED},
@@ -85,7 +86,9 @@ def measure(options: argparse.Namespace, switches: dict[str, Any], seed: int, fo
     )
     seconds = round(time.perf_counter() - started)
     cams, truth = str(folder / "cams"), str(options.data / "SegmentationClass")
-    cam.run(CamConfig(images=photos, labels=labels, model=str(folder / "run"), output=cams, **common))
+    listed = folder / "photos.txt"
+    listed.write_text("".join(Path(path).read_text("utf-8") for path in lists.values()), "utf-8")
+    cam.run(CamConfig(images=photos, labels=labels, list=str(listed), model=str(folder / "run"), output=cams, **common))
     best = evaluate.run(EvalConfig(predictions=cams, truth=truth, list=lists["train"])).summary
     background = best["best_background"]
     result = {"train_seconds": seconds, "background": background}
