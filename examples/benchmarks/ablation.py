@@ -87,7 +87,7 @@ def measure(options: argparse.Namespace, switches: dict[str, Any], seed: int, fo
     seconds = round(time.perf_counter() - started)
     cams, truth = str(folder / "cams"), str(options.data / "SegmentationClass")
     listed = folder / "photos.txt"
-    listed.write_text("".join(Path(path).read_text("utf-8") for path in lists.values()), "utf-8")
+    listed.write_text("\n".join(Path(path).read_text("utf-8") for path in lists.values()), "utf-8")
     cam.run(CamConfig(images=photos, labels=labels, list=str(listed), model=str(folder / "run"), output=cams, **common))
     best = evaluate.run(EvalConfig(predictions=cams, truth=truth, list=lists["train"])).summary
     background = best["best_background"]
