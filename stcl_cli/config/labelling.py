@@ -107,7 +107,7 @@ class TrainConfig(Training):
     # losses
     w_memory: float = option(0.1, "Weight of the memory contrast; 0 switches it off.", range=NOT_NEGATIVE)
     w_patch: float = option(0.2, "Weight of patch token contrast; 0 switches it off.", range=NOT_NEGATIVE)
-    # Off, unlike ToCo's 0.5 and 0.1: beside the memory's guidance both cost accuracy and time (README, Measured).
+    # Off, unlike ToCo's 0.5 and 0.1: beside the memory's guidance both cost accuracy (on two sets, one seed) and time.
     w_class: float = option(0.0, "Weight of class token contrast (ToCo: 0.5); 0: off.", range=NOT_NEGATIVE)
     w_seg: float = option(0.0, "Weight of the segmentation branch (ToCo: 0.1); 0: off.", range=NOT_NEGATIVE)
     w_reg: float = option(0.05, "Weight of that branch's edge-following regulariser; 0: off.", range=NOT_NEGATIVE)
