@@ -38,11 +38,9 @@ def make_runtime(device: str, amp: str = "off") -> Runtime:
     """StclError if the device is not there."""
     chosen = pick_device(device)
     if amp == "auto":
-        amp = "bf16" if chosen.type == "cuda" else "off"
-    if chosen.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
-    else:
+        # From Ampere on; an older GPU imitates bf16, slower than float32, and cuDNN has no convolutions of it there.
+        amp = "bf16" if chosen.type == "cuda" and torch.cuda.get_device_capability(chosen) >= (8, 0) else "off"
+    if chosen.type == "cpu":
         _keep_freed_memory()
     return Runtime(chosen, torch.bfloat16 if amp == "bf16" else None)
 

@@ -43,6 +43,16 @@ def test_precision_on_the_cpu(amp, dtype):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), None), ((8, 0), torch.bfloat16), ((12, 0), torch.bfloat16)])
+def test_precision_on_a_gpu(monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert make_runtime("cuda:1", "auto").amp == dtype
+    assert make_runtime("cuda:1", "bf16").amp == torch.bfloat16
+    assert make_runtime("cuda:1", "off").amp is None
+    assert not torch.backends.cuda.matmul.allow_tf32  # what asks for float32, such as the CRF, gets it
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
 def test_freed_memory_is_used_again():
     code = """

@@ -32,7 +32,9 @@ class Compute:
 
     device: str = option("auto", "auto, cpu, cuda or cuda:N. auto takes a GPU where there is one.")
     amp: str = option(
-        "auto", "Mixed precision; auto is bf16 on CUDA and off on the CPU.", choices=("auto", "bf16", "off")
+        "auto",
+        "Mixed precision; auto is bf16 on CUDA GPUs that have it (Ampere or later), else off.",
+        choices=("auto", "bf16", "off"),
     )
     seed: int = option(0, "Fixes every random choice of the run.", range=NOT_NEGATIVE)
     workers: int | None = option(
