@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from stcl_cli.formats.files import output_path
 from stcl_cli.inference import label_maps, photo_cams, photo_scores
 from stcl_cli.metrics import confusion_matrix, mean_iou
 from stcl_cli.runtime import Runtime
+from stcl_cli.within_memory import if_it_fits, too_large
 from stcl_models.stcl import Stcl, resize
 
 Tell = Callable[[str], None]  # what goes on, for people
@@ -46,7 +48,11 @@ def cam_validation(
         sweep, skipped = CamSweep(len(true.names)), []
         for photo, pixels, truth in _with_truth(photos, config, true, skipped, tell):
             shown = list(labels[photo.name])
-            (cams,) = photo_cams(model, runtime, [pixels], config.cam_scales)
+            found = if_it_fits(partial(photo_cams, model, runtime, [pixels], config.cam_scales))
+            if found is None:
+                skipped.append((photo.name, str(too_large(photo.path))))
+                continue
+            (cams,) = found
             maps = label_maps(cams, shown, model.memory, config.guidance)
             maps = resize(maps[None], pixels.shape[:2])[0].cpu().numpy()
             sweep.add(truth, maps, shown)
@@ -70,8 +76,12 @@ def segmentation_validation(
     def measure(tell: Tell) -> dict[str, Any]:
         model.eval()
         total, skipped = np.zeros((count + 1, count + 2), np.int64), []
-        for _, pixels, truth in _with_truth(photos, config, true, skipped, tell):
-            (scores,) = photo_scores(model, runtime, [pixels], (1.0,), flip=False)
+        for photo, pixels, truth in _with_truth(photos, config, true, skipped, tell):
+            found = if_it_fits(partial(photo_scores, model, runtime, [pixels], (1.0,), flip=False))
+            if found is None:
+                skipped.append((photo.name, str(too_large(photo.path))))
+                continue
+            (scores,) = found
             predicted = scores.argmax(0).byte().cpu().numpy()
             total += confusion_matrix(truth, predicted, count + 1)
         return {"miou": mean_iou(sum_over_ranks(torch.from_numpy(total)).numpy()), "skipped": skipped}

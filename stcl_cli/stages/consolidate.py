@@ -8,6 +8,7 @@ it then keeps.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from stcl_cli.errors import PhotoError
 from stcl_cli.inference import label_maps, photo_cams
 from stcl_cli.memory import LEAST_PATCHES, region_embeddings, region_masks, region_quality
 from stcl_cli.runtime import Runtime
+from stcl_cli.within_memory import if_it_fits
 from stcl_models.memory_bank import Entries, MemoryBank
 from stcl_models.stcl import Stcl, resize
 
@@ -30,7 +32,8 @@ Labelled = Sequence[tuple[Photo, tuple[int, ...]]]  # photos and the classes tha
 def consolidate(
     model: Stcl, config: TrainConfig, runtime: Runtime, labelled: Labelled, tell: Callable[[str], None]
 ) -> None:
-    """Fill the model's memory bank anew, on all ranks alike. Photos that cannot be read are passed over.
+    """Fill the model's memory bank anew, on all ranks alike. Photos that cannot be read, or that there is too little
+    memory for, are passed over.
 
     A class that no sure region is found of keeps what it had.
     """
@@ -79,7 +82,10 @@ def regions_of(
         labels = ()
     if not labels:
         return no_entries(bank)
-    (cams,) = photo_cams(model, runtime, [pixels], config.cam_scales)
+    found = if_it_fits(partial(photo_cams, model, runtime, [pixels], config.cam_scales))
+    if found is None:
+        return no_entries(bank)
+    (cams,) = found
     maps = resize(label_maps(cams, labels, bank, config.guidance)[None], cams.key_grid)
     slots = torch.tensor([labels], device=maps.device)
     valid = torch.ones(1, *cams.key_grid, dtype=torch.bool, device=maps.device)

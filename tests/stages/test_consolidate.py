@@ -63,6 +63,22 @@ def test_a_class_that_nothing_is_found_of_keeps_what_it_had_and_a_broken_photo_i
     assert set(model.memory.photo[2].tolist()) == {-1, 1}
 
 
+def test_a_photo_that_there_is_too_little_memory_for_is_passed_over(run, monkeypatch):
+    model, config, labelled = run
+    photo_cams, asked = module.photo_cams, []
+
+    def full(*inputs):
+        asked.append(inputs)
+        if len(asked) == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return photo_cams(*inputs)
+
+    monkeypatch.setattr(module, "photo_cams", full)
+    told(model, config, labelled)
+    assert len(asked) == 3
+    assert set(model.memory.photo[model.memory.stored_at >= 0].tolist()) == {1, 2}
+
+
 def test_how_sure_the_classifier_is_does_not_count(run):
     model, config, labelled = run
     photo, labels = labelled[0]
