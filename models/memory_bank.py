@@ -78,7 +78,7 @@ class MemoryBank(nn.Module):
         classes = len(self.prototype)
         if not len(class_R):
             return
-        self.offered += torch.bincount(class_R, minlength=classes)
+        self.offered += _count(class_R, classes)
         cosine_R = (embedding_RE * self.prototype[class_R]).sum(1)
         known_R = self.prototype[class_R].any(1)
         if self.adaptive:
@@ -86,18 +86,20 @@ class MemoryBank(nn.Module):
             keep_R = ~known_R | (cosine_R >= (self.cosine_mean - deviation)[class_R])
         else:
             keep_R = torch.ones_like(known_R)
-        self._learn_moments(class_R[known_R], cosine_R[known_R])
-        embedding_RE, class_R, quality_R, photo_R = (t[keep_R] for t in (embedding_RE, class_R, quality_R, photo_R))
+        self._learn_moments(class_R, cosine_R, known_R)
+        keep = keep_R.nonzero()[:, 0]  # counted once: a GPU is waited for each time
+        embedding_RE, class_R, quality_R, photo_R = (t[keep] for t in (embedding_RE, class_R, quality_R, photo_R))
         if not len(class_R):
             return
         slot_R, fits_R = self._places(class_R, step)
-        place = (class_R[fits_R], slot_R[fits_R])
-        self.embedding[place] = embedding_RE[fits_R]
-        self.quality[place] = quality_R[fits_R].float()
-        self.photo[place] = photo_R[fits_R]
+        fits = fits_R.nonzero()[:, 0]
+        place = (class_R[fits], slot_R[fits])
+        self.embedding[place] = embedding_RE[fits]
+        self.quality[place] = quality_R[fits].float()
+        self.photo[place] = photo_R[fits]
         self.stored_at[place] = step
         self._learn_prototypes(class_R, step)
-        self.stored += torch.bincount(class_R, minlength=classes)
+        self.stored += _count(class_R, classes)
 
     def _places(self, class_R: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Slot of every entry, and whether it has one: the r-th entry of a class takes its r-th least valuable slot."""
@@ -122,11 +124,14 @@ class MemoryBank(nn.Module):
     def _value(self, step: int) -> Tensor:
         return self.quality.clamp_min(1e-3) * 0.5 ** ((step - self.stored_at) / self.half_life)
 
-    def _learn_moments(self, class_R: Tensor, cosine_R: Tensor) -> None:
-        count_C = torch.bincount(class_R, minlength=len(self.prototype))
+    def _learn_moments(self, class_R: Tensor, cosine_R: Tensor, known_R: Tensor) -> None:
+        """Of the entries whose class has a prototype."""
+        own_RC = F.one_hot(class_R, len(self.prototype)) * known_R[:, None]
+        count_C = own_RC.sum(0)
         fresh_C = self.cosine_square == 0
         for moment, value_R in ((self.cosine_mean, cosine_R), (self.cosine_square, cosine_R.square())):
-            mean_C = torch.zeros_like(moment).index_add_(0, class_R, value_R) / count_C.clamp_min(1)
+            # Not index_add_, which on a GPU sums in any order: the banks of several processes would drift apart.
+            mean_C = (own_RC * value_R[:, None]).sum(0) / count_C.clamp_min(1)
             learnt_C = torch.where(fresh_C, mean_C, torch.lerp(mean_C, moment, MOMENTUM))
             moment.copy_(torch.where(count_C > 0, learnt_C, moment))
 
@@ -153,3 +158,8 @@ class MemoryBank(nn.Module):
             "between": ((known @ known.t()).sum() - len(known)) / pairs,
         }
         return {name: round(float(value), 4) for name, value in figures.items()}
+
+
+def _count(class_R: Tensor, classes: int) -> Tensor:
+    """Entries of each class (C). bincount would wait for a GPU, twice."""
+    return F.one_hot(class_R, classes).sum(0)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stcl_cli.cams import normalise_cams
@@ -59,13 +60,12 @@ def label_maps(cams: PhotoCams, labels: Sequence[int], bank: MemoryBank | None, 
 
     The mean of the last and of the auxiliary CAM is ours: neither is the better one on every data set.
     """
-    index = list(labels)
-    both = normalise_cams(cams.cam_Chw[index]) + normalise_cams(cams.cam_aux_Chw[index])
+    index_K = _upload(torch.tensor(labels, dtype=torch.long), cams.cam_Chw.device)
+    both = normalise_cams(cams.cam_Chw[index_K]) + normalise_cams(cams.cam_aux_Chw[index_K])
     maps = normalise_cams(both)
-    if memory and index and bank is not None:
-        slots = torch.tensor([index], device=maps.device)
-        cosine = cams.cosine_Chw[[0, *(label + 1 for label in index)]]
-        remembered, trust = memory_maps(cosine[None], bank.view(), slots)
+    if memory and len(labels) and bank is not None:
+        cosine = cams.cosine_Chw[F.pad(index_K + 1, (1, 0))]  # background first
+        remembered, trust = memory_maps(cosine[None], bank.view(), index_K[None])
         maps = fuse(maps[None], remembered, trust, memory)[0]
     return maps
 
@@ -109,11 +109,14 @@ def photo_scores(
 
 
 def _to_batch(photos: Sequence[np.ndarray], multiple: int, runtime: Runtime) -> Tensor:
-    """Photos at their network size, 0..255 (B,3,H,W); to a GPU without waiting for it."""
+    """Photos at their network size, 0..255 (B,3,H,W)."""
     images = []
     for photo_HW3 in photos:
-        pixels = torch.from_numpy(np.ascontiguousarray(photo_HW3))
-        if runtime.device.type == "cuda":
-            pixels = pixels.pin_memory().to(runtime.device, non_blocking=True)
+        pixels = _upload(torch.from_numpy(np.ascontiguousarray(photo_HW3)), runtime.device)
         images.append(rescale(pixels.permute(2, 0, 1)[None].float(), 1.0, multiple))
     return torch.cat(images)
+
+
+def _upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """From the CPU to a device; to a GPU without waiting for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

@@ -79,9 +79,7 @@ def _position_features(H: int, W: int, width: float, device: torch.device) -> Te
 
 
 def _divide(x: Tensor, width: float) -> Tensor:
-    return x / torch.tensor(
-        width, dtype=torch.float32, device=x.device
-    )  # by a number, CUDA would multiply by 1 / width
+    return x / x.new_full((), width)  # by a number, CUDA would multiply by 1 / width
 
 
 @lru_cache(maxsize=4)

@@ -15,6 +15,7 @@ Shapes: B images, K labels, H x W pixels, N = 8 * len(dilations) neighbours.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +56,7 @@ def _affinity(photos_B3HW: Tensor, shifts: list[tuple[int, int]]) -> Tensor:
     """kappa (B, N, H, W) of the module's docstring; sums to one over N."""
     B, _, H, W = photos_B3HW.shape
     kappa_BNHW = photos_B3HW.new_empty(B, len(shifts), H, W)
-    near = _position_term(shifts).to(photos_B3HW.device)[:, None, None]
+    near = _position_term(tuple(shifts), photos_B3HW.device)[:, None, None]
     padded = _pad(photos_B3HW, shifts)
     for rows in _strips(photos_B3HW):
         centre, neighbours = photos_B3HW[:, :, rows], _neighbours(padded, shifts, rows)
@@ -78,10 +79,11 @@ def _affinity(photos_B3HW: Tensor, shifts: list[tuple[int, int]]) -> Tensor:
     return kappa_BNHW
 
 
-def _position_term(shifts: list[tuple[int, int]]) -> Tensor:
+@lru_cache(maxsize=4)  # a GPU would be waited for each time
+def _position_term(shifts: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
     """softmax over the neighbours of -(distance / (w2 std of distances))^2: the same N numbers for every pixel."""
     distance_N = torch.tensor([(dy * dy + dx * dx) ** 0.5 for dy, dx in shifts])
-    return torch.softmax(-((distance_N / (POSITION_SCALE * (distance_N.std() + 1e-8))) ** 2), 0)
+    return torch.softmax(-((distance_N / (POSITION_SCALE * (distance_N.std() + 1e-8))) ** 2), 0).to(device)
 
 
 def _pad(x_BCHW: Tensor, shifts: list[tuple[int, int]]) -> Tensor:

@@ -55,13 +55,14 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
         return network.compute(partial(_find, config), inputs, [photo.path for photo in photos])
 
     def write(photo: Photo, found: _Found) -> dict[str, Any]:
+        probability = found.probability_C.tolist()
         file = CamFile(
             classes=info.classes,
             labels=found.labels,
             cam_KHW=found.cam_Khw.cpu().numpy(),
             size=photo_size(photo.path),
             source="given" if config.labels else "predicted",
-            scores=tuple(found.probability_K.tolist()),
+            scores=tuple(probability[label] for label in found.labels),
             affinity=found.affinity,
         )
         path = output_path(folder, photo.name, ".safetensors")
@@ -85,7 +86,7 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
 class _Found(NamedTuple):
     labels: tuple[int, ...]
     cam_Khw: Tensor
-    probability_K: Tensor
+    probability_C: Tensor
     affinity: Affinity | None
 
 
@@ -101,5 +102,5 @@ def _find(
         if labels is None:
             labels = tuple((cam.probability_C >= config.threshold).nonzero().flatten().tolist())
         maps = label_maps(cam, labels, model.memory, config.memory)
-        found.append(_Found(labels, maps, cam.probability_C[list(labels)], affinity))
+        found.append(_Found(labels, maps, cam.probability_C, affinity))
     return found

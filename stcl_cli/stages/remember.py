@@ -78,11 +78,9 @@ class Remember:
         shown_BC = F.one_hot(regions.classes_BR.clamp_min(0), len(known_C)).sum(1) > 0
         shown_BC[:, 0] = False
         negative = ~shown_BC[:, None] | (class_ == 0)[:, :, None]
+        anchors = (anchor, class_, confidence.detach(), negative)
         return memory_contrast(
-            anchor.flatten(0, 1)[real.flatten()],
-            class_.flatten()[real.flatten()],
-            confidence.flatten()[real.flatten()].detach(),
-            negative.flatten(0, 1)[real.flatten()],
+            *_rows_where(real, *anchors),
             bank,
             temperature=self.config.memory_temperature,
             adaptive=self.config.memory_loss == "adaptive",
@@ -99,8 +97,14 @@ class Remember:
         quality_BR = region_quality(regions.maps_BKhw, regions.masks_BRN, probability_BK)
         real_BR = (regions.masks_BRN.sum(2) >= LEAST_PATCHES) & (regions.classes_BR >= 0)
         entries = (embedding_BRE, regions.classes_BR, quality_BR, index_B[:, None].expand_as(quality_BR))
-        entries = Entries(*(all_gather_rows(entry.flatten(0, 1)[real_BR.flatten()]) for entry in entries))
+        entries = Entries(*map(all_gather_rows, _rows_where(real_BR, *entries)))
         self.bank.update(entries, round(progress * self.config.iterations))
+
+
+def _rows_where(real_BR: Tensor, *tensors: Tensor) -> list[Tensor]:
+    """Of tensors (B,R,...) the rows that are real. Counted once: a GPU is waited for each time."""
+    index = real_BR.flatten().nonzero()[:, 0]
+    return [tensor.flatten(0, 1)[index] for tensor in tensors]
 
 
 def _probabilities(logits_BC: Tensor, slots_BK: Tensor) -> Tensor:
