@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -110,12 +111,14 @@ def fit(run: Run) -> dict[str, Any]:
             saving = done % config.save_every == 0 or done == config.iterations
             text = None
             if run.finish and done == config.iterations:
-                run.finish(gauge.tell)
+                with log.paused():
+                    run.finish(gauge.tell)
             # Always before a checkpoint: it stops a run that is no longer finite, and a resumed run logs the same.
             if saving or done % config.log_every == 0:
                 text = log.write(done, peaks[0] * factor, run.figures() if run.figures else {})
             if run.validate and (done % validate_every == 0 or done == config.iterations):
-                measured = run.validate(gauge.tell)
+                with log.paused():
+                    measured = run.validate(gauge.tell)
                 model.train()
                 if log.write_measurement(done, measured):
                     save("best", done)
@@ -176,10 +179,14 @@ class _Log:
     def _start(self) -> None:
         self.steps: list[tuple[dict[str, Tensor], list[str]]] = []  # of each iteration: loss and parts, photos
         self.skipped: list[tuple[str, str]] = []
-        self._start_clock()
+        self.since = time.perf_counter()
 
-    def _start_clock(self) -> None:
-        self.since, self.untimed = time.perf_counter(), len(self.steps)
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done inside does not count in the rate, which is that of training."""
+        started = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - started
 
     def add(self, parts: dict[str, Tensor], photos: list[str], failures: list[tuple[str, str]]) -> None:
         self.steps.append(({name: value.detach().float() for name, value in parts.items()}, photos))
@@ -199,7 +206,7 @@ class _Log:
             for name, value in parts.items():
                 by_name.setdefault(name, []).append(value)
         means = {name: sum(values) / len(values) for name, values in by_name.items()}
-        rate = ranks() * sum(len(photos) for _, photos in steps[self.untimed :]) / (time.perf_counter() - self.since)
+        rate = ranks() * sum(len(photos) for _, photos in steps) / (time.perf_counter() - self.since)
         rounded = {name: float(f"{value:.6g}") for name, value in means.items()}
         if rank() == 0:
             line = {"iteration": iteration, "lr": lr, **rounded, **of_model, "photos_per_second": float(f"{rate:.4g}")}
@@ -216,7 +223,6 @@ class _Log:
         self._record(measured.pop("skipped"))
         if rank() == 0:
             append_jsonl(self.path, {"iteration": iteration, **{f"val_{k}": v for k, v in measured.items()}})
-        self._start_clock()  # the rate is that of training
         best = measured["miou"] > self.best_miou
         if best:
             self.best_miou = measured["miou"]
