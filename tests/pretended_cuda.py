@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 aten = torch.ops.aten
-PLACES = ("stcl_cli", "models")
+PLACES = ("stcl_cli", "stcl_models", "models")  # installed or not
 _waits: Counter[str] = Counter()
 
 
