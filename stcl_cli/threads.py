@@ -20,7 +20,7 @@ def thread_pool(count: int) -> Iterator[ThreadPoolExecutor]:
 
     Before Python 3.13 a thread may be joined while it still frees its thread-local memory. OpenCV holds a lock for
     that, and a process forked at this moment, such as one of a DataLoader, inherits the lock but not the thread: its
-    first call of OpenCV waits for ever. With two busy cores that was one fork in two thousand.
+    first call of OpenCV waits for ever. With two busy cores that was one fork in a thousand.
     """
     numbers: list[int] = []  # of the kernel
     pool = ThreadPoolExecutor(count, initializer=lambda: numbers.append(threading.get_native_id()))

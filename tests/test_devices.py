@@ -102,6 +102,7 @@ def test_how_often_a_training_waits_for_the_gpu(trained, tmp_path):
         train.run(config)
     outside = ("engine.py", "checkpoints.py", "statistics", "dictcomp")  # of the loop and of its log
     counted = {line: count for line, count in waits.items() if not any(name in line for name in outside)}
+    assert counted  # that waits are found at all
     assert sum(counted.values()) <= 8 * config.iterations, counted
 
 

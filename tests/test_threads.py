@@ -33,7 +33,7 @@ def test_after_an_error_what_has_not_begun_is_not_done():
     def run():
         with thread_pool(1) as pool:
             for number in range(50):
-                pool.submit(lambda number=number: (time.sleep(0.01), done.append(number)))
+                pool.submit(lambda number=number: (time.sleep(0.05), done.append(number)))
             raise ValueError
 
     with pytest.raises(ValueError):  # noqa: PT011
