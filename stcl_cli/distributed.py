@@ -76,6 +76,7 @@ def joined(device: torch.device) -> Iterator[None]:
     watch = _Watch(started.rank, started.ranks)
     watch.start()
     try:
+        _check_own_gpu(device)
         yield
         watch.leaving.set()
         wait_for_all()
@@ -218,6 +219,15 @@ def check_same(what: str, *texts: str) -> None:
     digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
     if len(set(all_gather_bytes(f"{digest}\n".encode()).split())) > 1:
         raise StclError(f"the {ranks()} processes do not see the same {what}; give them the same files")
+
+
+def _check_own_gpu(device: torch.device) -> None:
+    """StclError if two ranks compute on one GPU, which NCCL does not take part in."""
+    # Its uuid, and not its number: Slurm may show each process another GPU as cuda:0.
+    properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    gpu = str(getattr(properties, "uuid", rank()))  # PyTorch 2.4 does not know it
+    if len(set(all_gather_bytes(f"{gpu}\n".encode()).split(b"\n")[:-1])) < ranks():
+        raise StclError("two processes are on one GPU; start as many as there are GPUs, or give --device cpu")
 
 
 # ---- batch normalisation over all ranks ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -121,6 +122,26 @@ def test_different_files_on_different_machines_are_noticed():
 
     for error in together(2, look):
         assert "the 2 processes do not see the same photos" in str(error)
+
+
+@pytest.mark.parametrize("gpus", [["A", "B"], ["A", "A"]])
+def test_two_processes_on_one_gpu(monkeypatch, gpus):
+    """Each process sees its GPU as cuda:0; NCCL, of which there is none here, would say nothing that helps."""
+
+    def meet(rank):
+        properties = SimpleNamespace(uuid=gpus[rank])
+        monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+        init = distributed.dist.init_process_group
+        monkeypatch.setattr(distributed.dist, "init_process_group", lambda backend, **how: init("gloo", **how))
+        with distributed.joined(torch.device("cuda:0")):
+            return "joined"
+
+    results = run_ranks(2, meet)
+    if gpus == ["A", "B"]:
+        assert results == ["joined"] * 2
+    else:
+        assert all(str(r).startswith("two processes are on one GPU; start as many") for r in results), results
 
 
 def test_a_rank_that_dies_ends_the_other_with_one_line():
