@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from stcl_cli.console import warn
 from stcl_cli.errors import StclError
 from stcl_cli.launch import launch
 
@@ -41,8 +42,16 @@ def make_runtime(device: str, amp: str = "off") -> Runtime:
         # From Ampere on; an older GPU imitates bf16, slower than float32, and cuDNN has no convolutions of it there.
         amp = "bf16" if chosen.type == "cuda" and torch.cuda.get_device_capability(chosen) >= (8, 0) else "off"
     if chosen.type == "cpu":
+        if amp == "bf16" and not _has_bf16():
+            warn("--amp bf16: this CPU only imitates bf16, many times slower than float32; give --amp off")
         _keep_freed_memory()
     return Runtime(chosen, torch.bfloat16 if amp == "bf16" else None)
+
+
+def _has_bf16() -> bool:
+    """Whether the CPU computes in bf16; True where it is not known (PyTorch before 2.11, other processors than x86)."""
+    has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(has.get(name, True) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _keep_freed_memory() -> None:

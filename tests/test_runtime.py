@@ -43,6 +43,28 @@ def test_precision_on_the_cpu(amp, dtype):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
+@pytest.mark.parametrize(
+    ("has", "warned"),
+    [
+        ({"avx512_bf16": False, "amx_bf16": False}, True),
+        ({"avx512_bf16": True, "amx_bf16": False}, False),
+        ({"avx512_bf16": False, "amx_bf16": True}, False),
+        ({"bf16": True}, False),
+        (None, False),
+    ],
+    ids=["avx2", "zen 4", "amx alone", "arm", "older pytorch"],
+)
+def test_a_cpu_that_only_imitates_bf16_is_told(monkeypatch, capsys, has, warned):
+    if has is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    make_runtime("cpu", "auto"), make_runtime("cpu", "off")
+    assert not capsys.readouterr().err
+    make_runtime("cpu", "bf16")
+    assert ("many times slower than float32; give --amp off" in capsys.readouterr().err) == warned
+
+
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), None), ((8, 0), torch.bfloat16), ((12, 0), torch.bfloat16)])
 def test_precision_on_a_gpu(monkeypatch, capability, dtype):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -33,7 +33,8 @@ class Compute:
     device: str = option("auto", "auto, cpu, cuda or cuda:N. auto takes a GPU where there is one.")
     amp: str = option(
         "auto",
-        "Mixed precision; auto is bf16 on CUDA GPUs that have it (Ampere or later), else off.",
+        "Mixed precision; auto is bf16 on CUDA GPUs that have it (Ampere or later), else off. On a CPU bf16 is for "
+        "those that have avx512_bf16 or amx_bf16 (lscpu says so); others only imitate it.",
         choices=("auto", "bf16", "off"),
     )
     seed: int = option(0, "Fixes every random choice of the run.", range=NOT_NEGATIVE)
