@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from stcl_cli import __version__, config
-from stcl_cli.errors import EXIT_ERROR, EXIT_SKIPPED, EXIT_STOPPED, EXIT_TERMINATED, StclError
+from stcl_cli.errors import EXIT_ERROR, EXIT_SKIPPED, EXIT_STOPPED, EXIT_TERMINATED, StclError, is_out_of_memory
 from stcl_cli.formats.files import json_bytes, to_json
 from stcl_cli.formats.runs import CONFIG, FAILED
 from stcl_cli.launch import launch, under_torchrun
@@ -123,19 +123,11 @@ class _Main(click.Group):
             click.echo(f"stcl: {error}", err=True)
             raise SystemExit(EXIT_ERROR) from error
         except Exception as error:
-            if not _out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
-            what = str(error).partition(". ")[0] if "CUDA" in str(error) else "out of memory"
+            what = str(error).partition("\n")[0].partition(". ")[0] if "CU" in str(error) else "out of memory"
             click.echo(f"stcl: {what}; {LESS_MEMORY}", err=True)
             raise SystemExit(EXIT_ERROR) from error
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """The machine's, or a GPU's; where torch was not imported the latter cannot be."""
-    torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)  # torch has no class for it
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

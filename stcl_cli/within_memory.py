@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from stcl_cli.console import warn
-from stcl_cli.errors import PhotoError
+from stcl_cli.errors import PhotoError, is_out_of_memory
 from stcl_cli.formats.files import shown
 from stcl_cli.runtime import Runtime
 
@@ -24,9 +24,8 @@ def if_it_fits(work: Callable[[], Result]) -> Result | None:
     """What `work` gives, or None where there is too little memory for it; what it held is free again then."""
     try:
         return work()
-    except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError, on the CPU a nameless one
-        nameless = "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)
-        if not (isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or nameless):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
     torch.cuda.empty_cache()  # behind the exception, which kept the tensors alive
     return None
@@ -50,8 +49,9 @@ class Network:
         """work(model, runtime, inputs) of the photos at `paths`; a PhotoError for one that does not fit anywhere."""
         results = if_it_fits(lambda: work(self.model, self.runtime, inputs))
         if results is None and len(inputs) > 1:
-            alone = [self.compute(work, [one], [path]) for one, path in zip(inputs, paths, strict=True)]
-            return [result for (result,) in alone]
+            half = len(inputs) // 2
+            parts = (slice(half), slice(half, None))
+            return [result for part in parts for result in self.compute(work, inputs[part], paths[part])]
         if results is None and self.runtime.device.type != "cpu":
             if self.on_cpu is None:
                 warn(f"{shown(paths[0])}: is too large for the GPU's memory; the CPU takes it, and others like it")

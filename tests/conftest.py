@@ -15,6 +15,16 @@ from stcl_cli.formats.masks import write_mask
 settings.register_profile("stcl", deadline=None, derandomize="STCL_FUZZ" not in os.environ)
 settings.load_profile("stcl")
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where autograd sees a GPU it starts threads, and a process forked after that may not run a backward pass.
+
+    So only `pytest -m cuda` sees one.
+    """
+    if config.option.markexpr != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 NAMES = ("a", "sub dir/bär 01", "sub dir/c.v1")
 
 

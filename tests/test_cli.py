@@ -148,12 +148,24 @@ def test_an_error_of_the_user_is_one_line_and_a_bug_keeps_its_traceback(stcl):
     assert isinstance(stcl(*TRAIN).exception, ZeroDivisionError)
 
 
-@pytest.mark.parametrize("kind", [MemoryError, torch.cuda.OutOfMemoryError])
-def test_too_little_memory_is_one_line_with_the_cure(stcl, kind):
-    stcl.error = kind("CUDA out of memory. Tried to allocate 8.00 GiB. GPU 0 has\nmany lines")
+@pytest.mark.parametrize(
+    ("kind", "words", "line"),
+    [
+        (MemoryError, "", "out of memory"),
+        (
+            torch.cuda.OutOfMemoryError,
+            "CUDA out of memory. Tried to allocate 8.00 GiB. GPU 0\nmany lines",
+            "CUDA out of memory",
+        ),
+        (RuntimeError, "CUDA error: out of memory\nCUDA kernel errors. Might", "CUDA error: out of memory"),
+        (RuntimeError, "[enforce fail] DefaultCPUAllocator: can't allocate memory", "out of memory"),
+    ],
+)
+def test_too_little_memory_is_one_line_with_the_cure(stcl, kind, words, line):
+    stcl.error = kind(words)
     result = stcl(*TRAIN)
     assert result.exit_code == 1
-    assert result.stderr == f"stcl: CUDA out of memory; {LESS_MEMORY}\n"
+    assert result.stderr == f"stcl: {line}; {LESS_MEMORY}\n"
 
 
 def test_the_summary_is_one_line_of_json_on_stdout(stcl):

@@ -59,9 +59,10 @@ def build_lattice(features: Sequence[Tensor]) -> Lattice:
     # The oracle works on four pixels at a time and fills the last four with zero features: they add vertices, no mass.
     fill = [-f.shape[1] % 4 for f in features]
     counts = torch.tensor([[f.shape[1] for f in features], fill], device=device).flatten()
-    images_N = torch.arange(len(features), device=device).repeat(2).repeat_interleave(counts)
+    images_N = torch.arange(len(features), device=device).repeat(2)
+    images_N = images_N.repeat_interleave(counts, output_size=N + sum(fill))  # a size that is known is not waited for
     origin_RN, rank_RN, weight_RN = _simplex(torch.cat([*features, features[0].new_zeros(D, sum(fill))], 1))
-    keys_RN, steps, period = _pack(origin_RN, rank_RN, images_N)
+    keys_RN, steps, period = _pack(origin_RN, rank_RN, images_N, len(features))
     # Keys start with the remainder, so rows can be sorted one by one: on a CPU twice as fast as all at once.
     sorted_keys, pixel = (torch.cat(x) for x in zip(*(row.sort(stable=True) for row in keys_RN), strict=True))
     vertices_M, vertex, length_M = torch.unique_consecutive(sorted_keys, return_inverse=True, return_counts=True)
@@ -111,7 +112,7 @@ def _simplex(features_DN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return nearest_RN.long() * R, rank_RN, weight_RN
 
 
-def _pack(origin_RN: Tensor, rank_RN: Tensor, images_N: Tensor) -> tuple[Tensor, Tensor, int]:
+def _pack(origin_RN: Tensor, rank_RN: Tensor, images_N: Tensor, images: int) -> tuple[Tensor, Tensor, int]:
     """Keys (R, N) int64 of the vertices around each pixel, steps (R,) to a key's upper neighbours, and their period.
 
     A key's digits are the vertex's remainder, its image and its first D coordinates (all R sum to zero).
@@ -122,7 +123,7 @@ def _pack(origin_RN: Tensor, rank_RN: Tensor, images_N: Tensor) -> tuple[Tensor,
     low = [x - margin for x in origin_RN[:D].amin(1).tolist()]
     size = [x + margin + 1 - y for x, y in zip(origin_RN[:D].amax(1).tolist(), low, strict=True)]
     image_stride = math.prod(size)
-    row_stride = image_stride * (int(images_N.max()) + 1)
+    row_stride = image_stride * images
     if row_stride * R >= 2**63:
         raise StclError("the CRF's kernels are too narrow for a 64-bit lattice: give larger --crf-bilateral-rgb or -xy")
     strides = [math.prod(size[i + 1 :]) for i in range(D)] + [0]
@@ -193,8 +194,10 @@ def _cut(bags: Bags) -> list[Bags]:
     pieces = (length + LONGEST_BAG - 1) // LONGEST_BAG
     first_piece = pieces.cumsum(0, dtype=torch.int32) - pieces
     count = int(pieces.sum())
-    within = torch.arange(count, dtype=torch.int32, device=pieces.device) - first_piece.repeat_interleave(pieces)
-    start = bags.start.repeat_interleave(pieces) + within * LONGEST_BAG
+    within = torch.arange(count, dtype=torch.int32, device=pieces.device) - first_piece.repeat_interleave(
+        pieces, output_size=count
+    )
+    start = bags.start.repeat_interleave(pieces, output_size=count) + within * LONGEST_BAG
     ones = torch.ones(count, device=pieces.device)
     pieces_of_bag = torch.arange(count, dtype=torch.int32, device=pieces.device)
     return [Bags(bags.index, start, bags.weight), Bags(pieces_of_bag, first_piece, ones)]

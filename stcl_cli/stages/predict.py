@@ -44,12 +44,17 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
 
     def compute(photos: list[Photo], pixels: list[np.ndarray]) -> list[Tensor | PhotoError]:
         work = partial(photo_scores, scales=config.scales, flip=config.flip)
-        return network.compute(work, pixels, [photo.path for photo in photos])
+        found = network.compute(work, pixels, [photo.path for photo in photos])
+        return [scores if isinstance(scores, PhotoError) else _smallest(scores, trained.max_side) for scores in found]
 
-    def write(photo: Photo, scores_KHW: Tensor | None) -> dict[str, Any]:
-        if scores_KHW is None:
-            return folder.write(photo, read_mask(folder.mask_path(photo.name)))
-        return folder.write(photo, argmax_at_size(scores_KHW.cpu().numpy(), photo_size(photo.path)))
+    def write(photo: Photo, found: Tensor | None) -> dict[str, Any]:
+        if found is None:
+            mask = read_mask(folder.mask_path(photo.name))
+        elif found.dim() == 2:
+            mask = found.cpu().numpy()
+        else:
+            mask = argmax_at_size(found.cpu().numpy(), photo_size(photo.path))
+        return folder.write(photo, mask)
 
     work = Pipeline(read, compute, write, model.multiple, trained.max_side)
     with meter("predict", len(photos), len(photos) - len(todo)) as gauge:
@@ -63,3 +68,8 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
     skipped = len(folder.failures)
     say(f"{len(photos) + len(missing) - skipped} masks in {folder.path}")
     return Result(skipped=skipped, next=("export", folder.path, "--to", "coco", "-o", "OUT"))
+
+
+def _smallest(scores_KHW: Tensor, max_side: int) -> Tensor:
+    """What is kept until it is written: of a photo that was not reduced to `max_side`, its mask (H,W) uint8."""
+    return scores_KHW.argmax(0).byte() if max(scores_KHW.shape[1:]) < max_side else scores_KHW

@@ -39,7 +39,7 @@ Outcome = tuple[Photo, dict[str, Any] | PhotoError]  # the item for Done, or why
 
 def run(config: RefineConfig, done: Done = nobody) -> Result:
     """Refine. Raises StclError."""
-    device = pick_device(config.device)
+    device = CPU if config.backend == "pydensecrf" else pick_device(config.device)
     if len(config.background) > 2 or not all(0 <= score <= 1 for score in config.background):
         raise StclError("--background: give one score, or two (low and high), each between 0 and 1")
     config = replace(config, background=tuple(sorted(config.background)))

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import torch
 
 from stcl_cli.config import PredictConfig
 from stcl_cli.formats.masks import read_mask
 from stcl_cli.stages import predict
+from stcl_cli.strips import argmax_at_size
 
 
 @pytest.fixture
@@ -27,6 +29,14 @@ def test_a_mask_of_the_photo_s_size_for_every_photo(run, tmp_path):
         assert mask_HW.shape == (40, 56)
         names = ("background", "cat", "dog")
         assert item["classes"] == [names[value] for value in np.unique(mask_HW) if value]
+
+
+def test_what_is_kept_until_a_mask_is_written():
+    scores = torch.rand(5, 30, 40).round(decimals=1)  # with many equal ones
+    mask = predict._smallest(scores, max_side=41)
+    assert mask.dtype == torch.uint8
+    assert np.array_equal(mask.numpy(), argmax_at_size(scores.numpy(), (30, 40)))
+    assert predict._smallest(scores, max_side=40) is scores  # the photo may have been larger
 
 
 def test_resume_adds_what_lacks(run, tmp_path):

@@ -149,6 +149,12 @@ def test_pydensecrf_gives_the_same_masks(folder):
     assert np.array_equal(*masks)
 
 
+def test_pydensecrf_takes_all_cores_also_beside_a_gpu(folder, monkeypatch):
+    pytest.importorskip("pydensecrf")
+    monkeypatch.setattr(refine, "pick_device", lambda name: torch.device("cuda"))
+    assert run(folder, backend="pydensecrf")[0].skipped == 0
+
+
 def test_pydensecrf_is_missing(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
     with pytest.raises(StclError, match=r"pip install \"stcl\[pydensecrf\]\""):
