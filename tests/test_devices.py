@@ -1,5 +1,7 @@
 """Every stage on a GPU that is only pretended: no tensor is left on the CPU, and the results are the CPU's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -145,6 +147,22 @@ def test_refine(trained, tmp_path, method):
     )
     assert_alike(*on_both(trained, tmp_path, refine, RefineConfig, cams=cams, method=method))
     assert_alike(*on_both(trained, tmp_path / "of masks", refine, RefineConfig, cams=str(trained.root / "truth")))
+
+
+def test_refine_a_batch_with_what_cannot_be_read_and_what_is_there(trained, tmp_path):
+    cams, masks = tmp_path / "cams", tmp_path / "masks"
+    cam.run(CamConfig(images=str(trained.photos), model=str(trained.run), output=str(cams), device="cpu"))
+    (cams / "sub dir" / "bär 01.safetensors").write_bytes(b"cut short")
+    config = RefineConfig(cams=str(cams), images=str(trained.photos), output=str(masks), device="cuda")
+    with pretended():
+        assert refine.run(config).skipped == 1
+        (masks / "a.png").unlink()
+        items = []
+        result = refine.run(replace(config, resume=True, overlays=str(tmp_path / "look")), items.append)
+    assert [item["image"] for item in items] == ["a", "sub dir/c.v1"]
+    assert all(item["overlay"].is_file() and read_mask(item["output"]).shape == (40, 56) for item in items)
+    assert result.skipped == 1
+    assert [line["image"] for line in read_jsonl(masks / "failed.jsonl")] == ["sub dir/bär 01"]
 
 
 def assert_alike(*folders):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from stcl_cli.formats.runs import made_by_stcl, read_config
 from stcl_cli.refine.chain import HardLabels, dense_crf_of, refine_masks
 from stcl_cli.runtime import cores, pick_device
 from stcl_cli.stages.output import Done, MaskFolder, Result, nobody, skip
+from stcl_cli.threads import DECODERS, thread_pool
 from stcl_cli.watch import Readers
 from stcl_cli.within_memory import CPU, if_it_fits, too_large
 
@@ -122,27 +124,34 @@ class _Work(Dataset):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        masks: list[tuple[Photo, np.ndarray]] = []
-        todo: list[tuple[Photo, CamFile | HardLabels, np.ndarray]] = []
-        for photo, path in self.batches[index]:
-            try:
-                if os.path.isfile(self.folder.mask_path(photo.name)):  # what lacks is its overlay
-                    masks.append((photo, read_mask(self.folder.mask_path(photo.name))))
-                else:
-                    todo.append((photo, *self._read(photo, path)))
-            except PhotoError as error:
-                outcomes.append((photo, error))
-        sources, pixels = [source for _, source, _ in todo], [pixels for _, _, pixels in todo]
-        refined = refine_what_fits(sources, pixels, self.config, self.device)
-        for photo, mask in [*masks, *((photo, mask) for (photo, *_), mask in zip(todo, refined, strict=True))]:
-            try:
-                if mask is None:
-                    raise too_large(photo.path)
-                outcomes.append((photo, self.folder.write(photo, mask)))
-            except PhotoError as error:
-                outcomes.append((photo, error))
-        return outcomes
+        jobs = self.batches[index]
+        # A GPU's batch is read and written by threads; a core that is one of many has a single photo.
+        with thread_pool(DECODERS) if len(jobs) > 1 else nullcontext() as pool:
+            each = map if pool is None else pool.map
+            found = list(each(self._source, jobs))
+            todo = [source for source in found if isinstance(source, tuple)]
+            sources, pixels = [source for source, _ in todo], [pixels for _, pixels in todo]
+            refined = iter(refine_what_fits(sources, pixels, self.config, self.device))
+            masks = [next(refined) if isinstance(source, tuple) else source for source in found]
+            return list(each(self._outcome, [photo for photo, _ in jobs], masks))
+
+    def _source(self, job: Job) -> tuple[CamFile | HardLabels, np.ndarray] | np.ndarray | PhotoError:
+        """What to refine; or the mask, where that is there and its overlay lacks; or why there is nothing."""
+        photo, path = job
+        try:
+            if os.path.isfile(self.folder.mask_path(photo.name)):
+                return read_mask(self.folder.mask_path(photo.name))
+            return self._read(photo, path)
+        except PhotoError as error:
+            return error
+
+    def _outcome(self, photo: Photo, mask: np.ndarray | PhotoError | None) -> Outcome:
+        if isinstance(mask, PhotoError):
+            return photo, mask
+        try:
+            return photo, too_large(photo.path) if mask is None else self.folder.write(photo, mask)
+        except PhotoError as error:
+            return photo, error
 
     def _read(self, photo: Photo, path: Path) -> tuple[CamFile | HardLabels, np.ndarray]:
         """The CAMs, or the mask, and the (reduced) photo. PhotoError if they do not go together."""
