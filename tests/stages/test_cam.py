@@ -57,15 +57,15 @@ def test_affinity_is_kept_on_request(run):
 
 
 def test_a_photo_that_memory_is_too_small_for_is_skipped_and_named(run, monkeypatch, tmp_path):
-    photo_cams, seen = cam.photo_cams, []
+    photo_cams, alone = cam.photo_cams, []
 
-    def refuse_all_three_together_and_the_second_alone(*arguments):
-        seen.append(arguments)
-        if len(seen) in (1, 3):
+    def refuse_several_and_the_second_alone(model, runtime, photos, scales):
+        alone.extend(photos if len(photos) == 1 else [])
+        if len(photos) > 1 or len(alone) == 2:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return photo_cams(*arguments)
+        return photo_cams(model, runtime, photos, scales)
 
-    monkeypatch.setattr(cam, "photo_cams", refuse_all_three_together_and_the_second_alone)
+    monkeypatch.setattr(cam, "photo_cams", refuse_several_and_the_second_alone)
     result, items = run()
     assert [item["image"] for item in items] == ["a", "sub dir/c.v1"]
     assert result.skipped == 1
