@@ -125,7 +125,7 @@ class _Main(click.Group):
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            what = str(error).partition("\n")[0].partition(". ")[0] if "CU" in str(error) else "out of memory"
+            what = str(error).partition("\n")[0].partition(". ")[0] if "CUDA" in str(error) else "out of memory"
             click.echo(f"stcl: {what}; {LESS_MEMORY}", err=True)
             raise SystemExit(EXIT_ERROR) from error
 

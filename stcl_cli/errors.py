@@ -31,12 +31,11 @@ class PhotoError(StclError):
     """One photo, mask or CAM that cannot be used; a run over many goes on without it."""
 
 
-# What PyTorch says where memory is too small and its own class for that, OutOfMemoryError, is not used: the CPU's
-# allocator, and on a GPU whatever asks CUDA for memory beside PyTorch's allocator (contexts, kernels, cuBLAS, cuDNN).
+# What is said where memory is too small and PyTorch's class for that, OutOfMemoryError, is not used: by the CPU's
+# allocator, and on a GPU by what asks CUDA for memory beside PyTorch's allocator (contexts, kernels, cuBLAS, cuDNN).
 _NO_MEMORY = (
     "DefaultCPUAllocator",
     "not enough memory",
-    "CUDA out of memory",
     "CUDA error: out of memory",
     "STATUS_ALLOC_FAILED",
     "unable to find an engine to execute this computation",
@@ -44,6 +43,7 @@ _NO_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether there was too little memory, the machine's or a GPU's. Imports no torch: goes by its words."""
-    words = str(error)
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in words for w in _NO_MEMORY))
+    """Whether there was too little memory, the machine's or a GPU's. Imports no torch: goes by names and words."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)

@@ -19,6 +19,7 @@ def refuse(kind, words="CUDA out of memory. Tried to allocate 2.00 GiB"):
     "refusal",
     [
         lambda: refuse(torch.cuda.OutOfMemoryError),
+        lambda: refuse(torch.cuda.OutOfMemoryError, "Allocation on device 0 would exceed allowed memory."),
         lambda: refuse(MemoryError),
         lambda: refuse(RuntimeError, "CUDA error: out of memory\nCUDA kernel errors might be reported later"),
         lambda: refuse(RuntimeError, "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),

@@ -40,7 +40,7 @@ def dense_crf(probs: Sequence[Tensor], photos: Sequence[np.ndarray | Tensor], pa
     device, K = probs[0].device, max(p.shape[-3] for p in probs)
     sizes = tuple((p.shape[-2], p.shape[-1]) for p in probs)
     bilateral = build_lattice([_bilateral_features(photo, params, device) for photo in photos])
-    # On a GPU, photos of many sizes together: the same again is not to be expected, and would lie there in vain.
+    # A batch of photos of many sizes, on a GPU, hardly comes again: its lattice would lie there in vain.
     reused = device.type == "cpu" or len(set(sizes)) == 1
     position = (_position_lattice if reused else _position_lattice.__wrapped__)(sizes, params.pos_xy, device)
 
@@ -101,8 +101,9 @@ def _maps(marginals_NSK: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _softmax_(x_NSK: Tensor) -> Tensor:
-    """Softmax over labels, in place. Written out, because torch.softmax over a short last axis is five times slower."""
-    if x_NSK.is_cuda:  # which would be waited for below
+    """Softmax over labels, on the CPU in place; written out there, as torch's over a short last axis takes five times
+    as long. On a GPU looking at the largest exponent would wait for it."""
+    if x_NSK.is_cuda:
         return x_NSK.softmax(-1)
     if x_NSK.max() > LARGEST_EXPONENT:
         x_NSK -= x_NSK.amax(-1, keepdim=True)

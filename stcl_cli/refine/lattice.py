@@ -194,9 +194,8 @@ def _cut(bags: Bags) -> list[Bags]:
     pieces = (length + LONGEST_BAG - 1) // LONGEST_BAG
     first_piece = pieces.cumsum(0, dtype=torch.int32) - pieces
     count = int(pieces.sum())
-    within = torch.arange(count, dtype=torch.int32, device=pieces.device) - first_piece.repeat_interleave(
-        pieces, output_size=count
-    )
+    first = first_piece.repeat_interleave(pieces, output_size=count)
+    within = torch.arange(count, dtype=torch.int32, device=pieces.device) - first
     start = bags.start.repeat_interleave(pieces, output_size=count) + within * LONGEST_BAG
     ones = torch.ones(count, device=pieces.device)
     pieces_of_bag = torch.arange(count, dtype=torch.int32, device=pieces.device)
