@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 CACHED = 2**19  # scores (1 MB in bfloat16) worked on at once: they stay in a core's cache between the products
 
@@ -31,12 +32,14 @@ class CpuAttention(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def take_over(vit: nn.Module) -> None:
+def take_over(vit: nn.Module) -> list[RemovableHandle]:
     """Have a timm ViT's attention layers enter CpuAttention on the CPU, also where a backward pass repeats them."""
+    handles = []
     for module in vit.modules():
         if hasattr(module, "fused_attn"):
-            module.register_forward_pre_hook(_enter)
-            module.register_forward_hook(_leave, always_call=True)
+            handles.append(module.register_forward_pre_hook(_enter))
+            handles.append(module.register_forward_hook(_leave, always_call=True))
+    return handles
 
 
 _mode = CpuAttention()

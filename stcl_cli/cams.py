@@ -24,10 +24,14 @@ def normalise_cams(cams: Tensor) -> Tensor:
     return (cams - low) / (high - low).clamp_min(1e-5)
 
 
-def label_slots(labels_BC: Tensor) -> Tensor:
-    """Multi-hot labels (B,C) -> class index of each slot (B,K), -1 where an image has fewer than K labels."""
+def label_slots(labels_BC: Tensor, slots: int | None = None) -> Tensor:
+    """Multi-hot labels (B,C) -> class index of each slot (B,K), -1 where an image has fewer than K labels.
+
+    K is `slots`, which no image has more labels than; None: the most that one has. A GPU is waited for then.
+    """
     order = labels_BC.argsort(dim=1, descending=True, stable=True)
-    slots = max(int(labels_BC.sum(1).max()), 1)
+    if slots is None:
+        slots = max(int(labels_BC.sum(1).max()), 1)
     index_BK = order[:, :slots]
     return torch.where(labels_BC.gather(1, index_BK) > 0, index_BK, -1)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stcl_cli.cams import normalise_cams
+from stcl_cli.cams import gather_slots, normalise_cams
 from stcl_cli.formats.cams import Affinity
 from stcl_cli.memory import fuse, memory_maps
 from stcl_cli.refine.walk import local_affinity
@@ -45,29 +45,43 @@ def photo_cams(
         cams = model.cam_pass(images, scales, size, prototypes_BRD=prototypes)
     probabilities = cams.logits_BC.float().sigmoid()
     maps = [cams.cam_BChw, cams.cam_aux_BChw] + ([] if cams.cosine_BRhw is None else [cams.cosine_BRhw])
-    found = []
-    for index, photo in enumerate(photos):
-        own = [-(-side // CAM_STRIDE) for side in photo.shape[:2]]
-        last, aux, *cosine = (resize(m[index : index + 1].float(), own)[0] for m in maps)
-        key = (cams.key_BNE[index], cams.key_grid)
-        found.append(PhotoCams(last, aux, cosine[0] if cosine else None, probabilities[index], *key))
-    return found
+    sizes = [(-(-photo.shape[0] // CAM_STRIDE), -(-photo.shape[1] // CAM_STRIDE)) for photo in photos]
+    own = [_at_sizes(m.float(), sizes) for m in maps]
+    return [
+        PhotoCams(last, aux, cosine[0] if cosine else None, probabilities[index], cams.key_BNE[index], cams.key_grid)
+        for index, (last, aux, *cosine) in enumerate(zip(*own, strict=True))
+    ]
 
 
 @torch.inference_mode()
-def label_maps(cams: PhotoCams, labels: Sequence[int], bank: MemoryBank | None, memory: float) -> Tensor:
-    """Maps (K,h,w) in 0..1 of the classes `labels`: the mean of both classifiers' CAMs, guided by the memory.
+def label_maps(
+    cams: Sequence[PhotoCams], labels: Sequence[Sequence[int]], bank: MemoryBank | None, memory: float
+) -> list[Tensor]:
+    """Maps (K,h,w) in 0..1 of each photo's `labels`: the mean of both classifiers' CAMs, guided by the memory.
 
     The mean of the last and of the auxiliary CAM is ours: neither is the better one on every data set.
     """
-    index_K = _upload(torch.tensor(labels, dtype=torch.long), cams.cam_Chw.device)
-    both = normalise_cams(cams.cam_Chw[index_K]) + normalise_cams(cams.cam_aux_Chw[index_K])
-    maps = normalise_cams(both)
-    if memory and len(labels) and bank is not None:
-        cosine = cams.cosine_Chw[F.pad(index_K + 1, (1, 0))]  # background first
-        remembered, trust = memory_maps(cosine[None], bank.view(), index_K[None])
-        maps = fuse(maps[None], remembered, trust, memory)[0]
-    return maps
+    groups: dict[Any, list[int]] = {}
+    for index, cam in enumerate(cams):
+        # On a GPU photos of one size together: one launch for all. On the CPU each on its own, bit for bit the same
+        # whatever comes with it.
+        groups.setdefault(cam.cam_Chw.shape if cam.cam_Chw.is_cuda else index, []).append(index)
+    found: list[Tensor | None] = [None] * len(cams)
+    for group in groups.values():
+        most = max(len(labels[index]) for index in group)
+        padded = [[*labels[index], *[-1] * (most - len(labels[index]))] for index in group]
+        slots_BK = _upload(torch.tensor(padded, dtype=torch.long).view(len(group), most), cams[group[0]].cam_Chw.device)
+        last, aux = (torch.stack([cams[index][which] for index in group]) for which in (0, 1))
+        maps = normalise_cams(sum(normalise_cams(gather_slots(cam, slots_BK)) for cam in (last, aux)))
+        if memory and most and bank is not None:
+            cosine_BRhw = torch.stack([cams[index].cosine_Chw for index in group])
+            index_BR = F.pad(slots_BK.clamp_min(-1) + 1, (1, 0))  # background first
+            cosine_BRhw = cosine_BRhw.gather(1, index_BR[:, :, None, None].expand(-1, -1, *cosine_BRhw.shape[2:]))
+            remembered, trust = memory_maps(cosine_BRhw, bank.view(), slots_BK)
+            maps = fuse(maps, remembered, trust, memory)
+        for index, own in zip(group, maps, strict=True):
+            found[index] = own[: len(labels[index])]
+    return found
 
 
 @torch.inference_mode()
@@ -95,6 +109,7 @@ def photo_scores(
 ) -> list[Tensor]:
     """Photos as for `photo_cams` -> mean class probabilities (K,H,W) of a segmentation model, float32, for each."""
     images = model.normalise(_to_batch(photos, model.multiple, runtime))
+    sizes = [photo.shape[:2] for photo in photos]
     totals: list[Tensor | int] = [0] * len(photos)
     for scale in scales:
         scaled = rescale(images, scale, model.multiple)
@@ -103,9 +118,18 @@ def photo_scores(
         if flip:
             plain, mirror = scores.chunk(2)
             scores = (plain + mirror.flip(-1)) / 2
-        for index, photo in enumerate(photos):
-            totals[index] += resize(scores[index : index + 1], photo.shape[:2])[0].softmax(0) / len(scales)
+        found = _at_sizes(scores, sizes, lambda scores_BKHW: scores_BKHW.softmax(1) / len(scales))
+        totals = [total + own for total, own in zip(totals, found, strict=True)]
     return totals
+
+
+def _at_sizes(
+    maps_BKhw: Tensor, sizes: Sequence[tuple[int, int]], then: Callable[[Tensor], Tensor] = lambda maps: maps
+) -> list[Tensor]:
+    """Each photo's maps at its own size; together, where that is one."""
+    if len(set(sizes)) == 1:
+        return list(then(resize(maps_BKhw, sizes[0])))
+    return [then(resize(maps_BKhw[i : i + 1], size))[0] for i, size in enumerate(sizes)]
 
 
 def _to_batch(photos: Sequence[np.ndarray], multiple: int, runtime: Runtime) -> Tensor:
@@ -120,3 +144,17 @@ def _to_batch(photos: Sequence[np.ndarray], multiple: int, runtime: Runtime) -> 
 def _upload(tensor: Tensor, device: torch.device) -> Tensor:
     """From the CPU to a device; to a GPU without waiting for it."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def fetch(tensor: Tensor) -> Callable[[], np.ndarray]:
+    """Starts to bring a tensor from a GPU; what is given waits for it, and not for what was launched since then."""
+    there = tensor.to("cpu", non_blocking=True)
+    if not tensor.is_cuda:
+        return there.numpy
+    arrived = torch.cuda.current_stream(tensor.device).record_event()
+
+    def wait() -> np.ndarray:
+        arrived.synchronize()
+        return there.numpy()
+
+    return wait

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from torch import nn
 
 from stcl_cli.config import SegtrainConfig, TrainConfig, check_values
@@ -81,6 +85,19 @@ def load_segmenter(path: Path) -> tuple[VitSegmenter | SmpSegmenter, CheckpointI
     model = build_segmenter(_untrained(config), len(checkpoint.info.classes))
     checkpoint.load_model(model)
     return model, checkpoint.info, config
+
+
+def compile_blocks(model: Stcl | VitSegmenter | SmpSegmenter, device: torch.device) -> None:
+    """`--compile`. Raises StclError where it cannot be had."""
+    if device.type != "cuda":
+        raise StclError("--compile: is for CUDA GPUs; leave it out")
+    if isinstance(model, SmpSegmenter):
+        raise StclError("--compile: is for ViTs; leave it out")
+    if not importlib.util.find_spec("triton") or not any(
+        map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))
+    ):
+        raise StclError("--compile: needs Triton and a C compiler (gcc); install them, or leave it out")
+    (model.backbone if isinstance(model, Stcl) else model.encoder).compile_blocks()
 
 
 def default_encoder(config: SegtrainConfig) -> str:

@@ -56,7 +56,8 @@ class Pipeline(Generic[Output, Item]):
         threads = threads or min(MOST_THREADS, cores())
         most = BATCH_PIXELS[device.type]
         window = max(1, WINDOW * most // self.max_side**2)
-        free = Semaphore(2 * threads)  # outputs that wait for being written: they may be large
+        # Outputs that wait for being written, which may be large; two batches, so that a GPU has one to work on.
+        free = Semaphore(max(2 * threads, 2 * most // self.max_side**2))
 
         jobs: deque[_Job] = deque()
 

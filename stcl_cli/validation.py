@@ -53,7 +53,7 @@ def cam_validation(
                 skipped.append((photo.name, str(too_large(photo.path))))
                 continue
             (cams,) = found
-            maps = label_maps(cams, shown, model.memory, config.guidance)
+            (maps,) = label_maps([cams], [shown], model.memory, config.guidance)
             maps = resize(maps[None], pixels.shape[:2])[0].cpu().numpy()
             sweep.add(truth, maps, shown)
         sweep.counts = sum_over_ranks(torch.from_numpy(sweep.counts)).numpy()

@@ -17,6 +17,7 @@ LAYERS = [
     {
         "engine",
         "flops",
+        "graphs",
         "measuring",
         "validation",
         "networks",

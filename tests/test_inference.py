@@ -58,17 +58,17 @@ def test_photos_of_like_size_together_as_one_by_one():
 def test_maps_of_labels_with_the_memory_without_it_and_with_half_of_each():
     model = a_model_with_a_memory()
     (cams,) = photo_cams(model, CPU, [PHOTO], (1.0,))
-    plain, whole, half = (label_maps(cams, (0, 2), model.memory, memory) for memory in (0.0, 1.0, 0.5))
+    plain, whole, half = (label_maps([cams], [(0, 2)], model.memory, memory)[0] for memory in (0.0, 1.0, 0.5))
     both = normalise_cams(cams.cam_Chw[[0, 2]]) + normalise_cams(cams.cam_aux_Chw[[0, 2]])
     assert torch.equal(plain, normalise_cams(both))
     own = cams.cosine_Chw[None, [0, 1, 3]]  # background and the two labels
     assert torch.equal(whole, memory_maps(own, model.memory.view(), torch.tensor([[0, 2]]))[0][0])
     assert torch.allclose(half, (plain + whole) / 2)
-    assert label_maps(cams, (), model.memory, 0.5).shape == (0, 12, 16)
+    assert label_maps([cams], [()], model.memory, 0.5)[0].shape == (0, 12, 16)
     bare = Stcl(Backbone("stcl_tiny"), 3).eval()
     (cams,) = photo_cams(bare, CPU, [PHOTO], (1.0,))
     assert cams.cosine_Chw is None
-    assert torch.equal(label_maps(cams, (1,), None, 0.5), label_maps(cams, (1,), None, 0.0))
+    assert torch.equal(*(label_maps([cams], [(1,)], None, memory)[0] for memory in (0.5, 0.0)))
 
 
 def test_affinity_of_a_photo_of_any_size():
@@ -122,5 +122,5 @@ def test_cams_together_in_bfloat16_are_near_those_of_one_photo_in_float32(monkey
         for mine, exact in zip(cams[:-1], alone[:-1], strict=True):
             assert not torch.equal(mine, exact)
             assert (mine - exact).norm() < 0.02 * exact.norm()
-        maps = [label_maps(some, (0, 2), model.memory, 0.7) for some in (cams, alone)]
+        maps = [label_maps([some], [(0, 2)], model.memory, 0.7)[0] for some in (cams, alone)]
         assert (maps[0] - maps[1]).abs().mean() < 0.01

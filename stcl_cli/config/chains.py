@@ -62,6 +62,7 @@ class BenchConfig:
     checkpointing: bool = as_in(TrainConfig, "checkpointing")
     device: str = as_in(TrainConfig, "device")
     amp: str = as_in(TrainConfig, "amp")
+    compile: bool = as_in(TrainConfig, "compile")
     workers: int | None = as_in(TrainConfig, "workers")
 
 

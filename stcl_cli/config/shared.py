@@ -37,6 +37,9 @@ class Compute:
         "those that have avx512_bf16 or amx_bf16 (lscpu says so); others only imitate it.",
         choices=("auto", "bf16", "off"),
     )
+    compile: bool = option(
+        False, "Have PyTorch write kernels for a ViT's blocks, on a CUDA GPU: faster from some minutes on."
+    )
     seed: int = option(0, "Fixes every random choice of the run.", range=NOT_NEGATIVE)
     workers: int | None = option(
         None,

@@ -29,7 +29,7 @@ def dense_crf(probs: Sequence[Tensor], photos: Sequence[np.ndarray | Tensor], pa
 
     probs: for each photo (K, H, W) softmax scores of the labels present in it, or (S, K, H, W): S sets of scores on one
     photo (a low and a high background score, say) share its lattice. K may differ from photo to photo, S may not.
-    photos: for each (H, W, 3) uint8 RGB. Returns float32 tensors in the shapes of probs.
+    photos: for each (H, W, 3) uint8 RGB, on the CPU. Returns float32 tensors in the shapes of probs.
     """
     for p, photo in zip(probs, photos, strict=True):
         if p.shape[-2:] != photo.shape[:2]:
@@ -39,7 +39,7 @@ def dense_crf(probs: Sequence[Tensor], photos: Sequence[np.ndarray | Tensor], pa
     torch.empty(REUSED_BYTES, dtype=torch.uint8)
     device, K = probs[0].device, max(p.shape[-3] for p in probs)
     sizes = tuple((p.shape[-2], p.shape[-1]) for p in probs)
-    bilateral = build_lattice([_bilateral_features(photo, params, device) for photo in photos])
+    bilateral = build_lattice(_bilateral_features(photos, params, device))
     # A batch of photos of many sizes, on a GPU, hardly comes again: its lattice would lie there in vain.
     reused = device.type == "cpu" or len(set(sizes)) == 1
     position = (_position_lattice if reused else _position_lattice.__wrapped__)(sizes, params.pos_xy, device)
@@ -69,12 +69,17 @@ def probs_from_labels(labels_HW: Tensor, n_labels: int, confidence: float = 0.7,
     return torch.where(known, probs, 1 / n_labels)
 
 
-def _bilateral_features(photo: np.ndarray | Tensor, params: CrfParams, device: torch.device) -> Tensor:
-    photo = torch.as_tensor(photo if isinstance(photo, Tensor) else np.array(photo), device=device)
-    position = _position_features(photo.shape[0], photo.shape[1], params.bilateral_xy, device)
-    return torch.cat([position, _divide(photo.reshape(-1, 3).t().float(), params.bilateral_rgb)])
+def _bilateral_features(photos: Sequence[np.ndarray | Tensor], params: CrfParams, device: torch.device) -> list[Tensor]:
+    pixels_N3 = torch.from_numpy(np.concatenate([np.asarray(photo).reshape(-1, 3) for photo in photos]))
+    if device.type == "cuda":  # one copy for all, that is not waited for
+        pixels_N3 = pixels_N3.pin_memory().to(device, non_blocking=True)
+    colours_3N = _divide(pixels_N3.t().float(), params.bilateral_rgb)
+    places = [_position_features(*photo.shape[:2], params.bilateral_xy, device) for photo in photos]
+    colours = colours_3N.split([place.shape[1] for place in places], 1)
+    return [torch.cat(both) for both in zip(places, colours, strict=True)]
 
 
+@lru_cache(maxsize=4)  # photos of one size often come together
 def _position_features(H: int, W: int, width: float, device: torch.device) -> Tensor:
     y, x = torch.arange(H, device=device), torch.arange(W, device=device)
     return _divide(torch.stack([x.repeat(H), y.repeat_interleave(W)]).float(), width)

@@ -22,6 +22,7 @@ from stcl_cli.errors import StclError
 
 # On a GPU a thread sums a bag: longer ones (a plain wall in one vertex) are cut, and summed in two levels.
 LONGEST_BAG = 64
+FEW_CHANNELS = 8  # up to which a GPU, by fetching rows one place after the other, is faster than bag by bag
 GOLDEN_RATIO = -7046029254386353131  # 0.618... * 2^64, wrapped to int64: multiplicative hashing
 
 
@@ -36,16 +37,57 @@ class Bags(NamedTuple):
         return F.embedding_bag(self.index, x_NC, self.start, mode="sum", per_sample_weights=self.weight)
 
 
+class CutBags(NamedTuple):
+    """Bags for a GPU, none longer than LONGEST_BAG: the rows of many pieces are summed again."""
+
+    pieces: Bags
+    first: Tensor  # piece of each row
+    many: Tensor  # rows of more than one piece
+    sums: Bags  # of pieces, for these rows
+
+    def __call__(self, x_NC: Tensor) -> Tensor:
+        pieces = self.pieces(x_NC)
+        out = pieces.index_select(0, self.first)
+        return out.index_copy_(0, self.many, self.sums(pieces)) if len(self.many) else out
+
+
+class Rows(NamedTuple):
+    """Bags with as many entries each."""
+
+    bags: Bags
+    length: int
+
+    def __call__(self, x_MC: Tensor) -> Tensor:
+        if x_MC.shape[1] > FEW_CHANNELS or not _on_gpu(x_MC):
+            return self.bags(x_MC)
+        index_RN, weight_RN = (flat.view(-1, self.length).t() for flat in (self.bags.index, self.bags.weight))
+        out = x_MC.index_select(0, index_RN[0]).mul_(weight_RN[0, :, None])
+        for index_N, weight_N in zip(index_RN[1:], weight_RN[1:], strict=True):
+            out.addcmul_(x_MC.index_select(0, index_N), weight_N[:, None])
+        return out
+
+
+class Blur(NamedTuple):
+    """A row, plus half of two others, for a GPU: five times as fast as bags of three."""
+
+    above: Tensor
+    below: Tensor
+
+    def __call__(self, x_MC: Tensor) -> Tensor:
+        around = x_MC.index_select(0, self.above).add_(x_MC.index_select(0, self.below))
+        return torch.add(x_MC, around, alpha=0.5, out=around)
+
+
 class Lattice(NamedTuple):
     """The kernel D^-1/2 K D^-1/2, K a Gaussian of unit width between the pixels of each image, D its row sums."""
 
-    splat: list[Bags]
-    blurs: list[Bags]
-    slice: Bags
+    splat: Bags | CutBags
+    blurs: Sequence[Bags | Blur]
+    slice: Rows
 
     def filter(self, x_NC: Tensor) -> Tensor:
-        for bags in (*self.splat, *self.blurs, self.slice):
-            x_NC = bags(x_NC)
+        for step in (self.splat, *self.blurs, self.slice):
+            x_NC = step(x_NC)
         return x_NC
 
 
@@ -74,7 +116,7 @@ def build_lattice(features: Sequence[Tensor]) -> Lattice:
     vertex_NR = torch.empty_like(vertex_RN).scatter_(1, pixel_RN, vertex_RN)[:, :N].t()
     slice_start = torch.arange(0, N * R, R, dtype=torch.int32, device=device)
     slice_ = Bags(vertex_NR.flatten(), slice_start, (weight_RN[:, :N].t() / (1 + 2.0**-D)).flatten())
-    return _normalise(splat, _blurs(vertices_M, steps, period), slice_)
+    return _normalise(splat, _blurs(vertices_M, steps, period), Rows(slice_, R))
 
 
 def _simplex(features_DN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,7 +181,7 @@ def _pack(origin_RN: Tensor, rank_RN: Tensor, images_N: Tensor, images: int) -> 
     return torch.cat([key_N[None], jumps]).cumsum_(0), steps, R * row_stride
 
 
-def _blurs(vertices_M: Tensor, steps: Tensor, period: int) -> list[Bags]:
+def _blurs(vertices_M: Tensor, steps: Tensor, period: int) -> list[Bags] | list[Blur]:
     """Along each axis in turn: a vertex, plus half of its two neighbours. A missing one is vertex M, which stays 0."""
     M, R, device = len(vertices_M), len(steps), vertices_M.device
     wanted_RM = vertices_M + steps[:, None]
@@ -148,6 +190,8 @@ def _blurs(vertices_M: Tensor, steps: Tensor, period: int) -> list[Bags]:
     above = F.pad(_find(vertices_M, wanted_RM.flatten()).view(R, M), (0, 1), value=M)
     below = torch.full_like(own, M).scatter_(1, above.long(), own)
     below[:, M] = M
+    if device.type == "cuda":
+        return [Blur(*pair) for pair in zip(above, below, strict=True)]
     start = torch.arange(0, 3 * M + 3, 3, dtype=torch.int32, device=device)
     weight = torch.tensor([1, 0.5, 0.5], device=device).repeat(M + 1)
     return [Bags(index_M3.flatten(), start, weight) for index_M3 in torch.stack([own, above, below], 2)]
@@ -177,29 +221,39 @@ def _find(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
     return place
 
 
-def _normalise(splat: Bags, blurs: list[Bags], slice_: Bags) -> Lattice:
+def _normalise(splat: Bags, blurs: Sequence[Bags | Blur], slice_: Rows) -> Lattice:
     """Fold 1 / sqrt(row sum) into the weights on both sides (symmetric normalisation)."""
-    N = len(slice_.start)
-    splats = _cut(splat) if splat.index.is_cuda else [splat]
-    row_sum_N1 = Lattice(splats, blurs, slice_).filter(torch.ones(N, 1, device=splat.weight.device))
-    scale_N1 = (row_sum_N1 + 1e-20).rsqrt_()
-    splat.weight.mul_(scale_N1[:, 0].index_select(0, splat.index))  # _cut shares this tensor
-    slice_.weight.view(N, -1).mul_(scale_N1)
-    return Lattice(splats, blurs, slice_)
+    N, weight = len(slice_.bags.start), splat.weight
+    lattice = Lattice(_cut(splat) if weight.is_cuda else splat, blurs, slice_)
+    scale_N1 = (lattice.filter(torch.ones(N, 1, device=weight.device)) + 1e-20).rsqrt_()
+    weight.mul_(scale_N1[:, 0].index_select(0, splat.index))  # _cut shares this tensor
+    slice_.bags.weight.view(N, -1).mul_(scale_N1)
+    return lattice
 
 
-def _cut(bags: Bags) -> list[Bags]:
-    """The same sums in two levels, no bag of the first longer than LONGEST_BAG."""
-    length = torch.diff(bags.start, append=bags.start.new_tensor([len(bags.index)]))
-    pieces = (length + LONGEST_BAG - 1) // LONGEST_BAG
-    first_piece = pieces.cumsum(0, dtype=torch.int32) - pieces
-    count = int(pieces.sum())
-    first = first_piece.repeat_interleave(pieces, output_size=count)
-    within = torch.arange(count, dtype=torch.int32, device=pieces.device) - first
-    start = bags.start.repeat_interleave(pieces, output_size=count) + within * LONGEST_BAG
-    ones = torch.ones(count, device=pieces.device)
-    pieces_of_bag = torch.arange(count, dtype=torch.int32, device=pieces.device)
-    return [Bags(bags.index, start, bags.weight), Bags(pieces_of_bag, first_piece, ones)]
+def _cut(bags: Bags) -> CutBags:
+    length_M = torch.diff(bags.start, append=bags.start.new_full((1,), len(bags.index)))
+    count_M = ((length_M + LONGEST_BAG - 1) // LONGEST_BAG).clamp_(min=1)  # an empty bag is one empty piece
+    first_M = count_M.cumsum(0, dtype=torch.int32) - count_M
+    first_P, number_P = _spread(first_M, count_M)
+    start_P = bags.start.repeat_interleave(count_M, output_size=len(first_P)) + number_P * LONGEST_BAG
+    many = (count_M > 1).nonzero()[:, 0]
+    first_L, count_L = first_M[many], count_M[many]
+    start, number = _spread(first_L, count_L)
+    sums = Bags(start + number, count_L.cumsum(0, dtype=torch.int32) - count_L, torch.ones_like(start.float()))
+    return CutBags(Bags(bags.index, start_P, bags.weight), first_M, many, sums)
+
+
+def _spread(value_M: Tensor, count_M: Tensor) -> tuple[Tensor, Tensor]:
+    """Each value as often as its count says, and which of its copies that is, from 0 (int32)."""
+    end_M = count_M.cumsum(0, dtype=torch.int32)
+    total = int(end_M[-1]) if len(end_M) else 0
+    values, starts = (x.repeat_interleave(count_M, output_size=total) for x in (value_M, end_M - count_M))
+    return values, torch.arange(total, dtype=torch.int32, device=count_M.device) - starts
+
+
+def _on_gpu(x: Tensor) -> bool:
+    return x.is_cuda
 
 
 def _float32(x: float) -> float:

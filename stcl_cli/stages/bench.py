@@ -120,6 +120,7 @@ class Bench:
         log_every = max(1, iterations // 8)
         return self.given | {
             "amp": config.amp,
+            "compile": config.compile,
             "pretrained": False,
             "crop_size": config.crop_size,
             "batch_size": config.batch_size,
@@ -137,6 +138,7 @@ class Bench:
             labels=str(self.folder / "labels.csv"),
             output=str(self.folder / "cam"),
             amp=self.config.amp,
+            compile=self.config.compile,
             **self.given,
         )
         rate = self._rate_of(lambda done: cam.run(settings, done), self.batch)
@@ -149,6 +151,7 @@ class Bench:
             model=self._checkpoint("segtrain", model, trained),
             output=str(self.folder / "predict"),
             amp=self.config.amp,
+            compile=self.config.compile,
             **self.given,
         )
         rate = self._rate_of(lambda done: predict.run(settings, done), self.batch)

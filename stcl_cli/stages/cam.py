@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from stcl_cli.config import CamConfig
 from stcl_cli.console import meter, say
@@ -17,8 +17,8 @@ from stcl_cli.data.photos import Photo, list_photos, photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.cams import Affinity, CamFile, write_cam
 from stcl_cli.formats.files import output_path
-from stcl_cli.inference import label_maps, photo_affinities, photo_cams
-from stcl_cli.networks import load_stcl
+from stcl_cli.inference import fetch, label_maps, photo_affinities, photo_cams
+from stcl_cli.networks import compile_blocks, load_stcl
 from stcl_cli.pipeline import Pipeline
 from stcl_cli.runtime import Runtime, make_runtime
 from stcl_cli.stages.output import Done, Result, nobody, open_folder, skip
@@ -30,6 +30,8 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
     """Export. Raises StclError."""
     runtime = make_runtime(config.device, config.amp)
     model, info, trained = load_stcl(Path(config.model))
+    if config.compile:
+        compile_blocks(model, runtime.device)
     photos, skipped = list_photos(config.images, config.list)
     given: dict[str, tuple[int, ...]] = {}
     if config.labels:
@@ -55,14 +57,14 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
         return network.compute(partial(_find, config), inputs, [photo.path for photo in photos])
 
     def write(photo: Photo, found: _Found) -> dict[str, Any]:
-        probability = found.probability_C.tolist()
+        probability = found.probability_C()
         file = CamFile(
             classes=info.classes,
             labels=found.labels,
-            cam_KHW=found.cam_Khw.cpu().numpy(),
+            cam_KHW=found.cam_Khw(),
             size=photo_size(photo.path),
             source="given" if config.labels else "predicted",
-            scores=tuple(probability[label] for label in found.labels),
+            scores=tuple(probability[list(found.labels)].tolist()),
             affinity=found.affinity,
         )
         path = output_path(folder, photo.name, ".safetensors")
@@ -85,8 +87,8 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
 
 class _Found(NamedTuple):
     labels: tuple[int, ...]
-    cam_Khw: Tensor
-    probability_C: Tensor
+    cam_Khw: Callable[[], np.ndarray]  # waits for a GPU
+    probability_C: Callable[[], np.ndarray]
     affinity: Affinity | None
 
 
@@ -97,10 +99,10 @@ def _find(
     photos = [pixels for pixels, _ in inputs]
     cams = photo_cams(model, runtime, photos, config.scales)
     affinities = photo_affinities(model, runtime, photos) if config.affinity else [None] * len(photos)
-    found = []
-    for cam, affinity, (_, labels) in zip(cams, affinities, inputs, strict=True):
-        if labels is None:
-            labels = tuple((cam.probability_C >= config.threshold).nonzero().flatten().tolist())
-        maps = label_maps(cam, labels, model.memory, config.memory)
-        found.append(_Found(labels, maps, cam.probability_C, affinity))
-    return found
+    labels = [
+        tuple((cam.probability_C >= config.threshold).nonzero().flatten().tolist()) if given is None else given
+        for cam, (_, given) in zip(cams, inputs, strict=True)
+    ]
+    maps = map(fetch, label_maps(cams, labels, model.memory, config.memory))
+    probabilities = (fetch(cam.probability_C) for cam in cams)
+    return [_Found(*of_photo) for of_photo in zip(labels, maps, probabilities, affinities, strict=True)]

@@ -86,7 +86,7 @@ def regions_of(
     if found is None:
         return no_entries(bank)
     (cams,) = found
-    maps = resize(label_maps(cams, labels, bank, config.guidance)[None], cams.key_grid)
+    maps = resize(label_maps([cams], [labels], bank, config.guidance)[0][None], cams.key_grid)
     slots = torch.tensor([labels], device=maps.device)
     valid = torch.ones(1, *cams.key_grid, dtype=torch.bool, device=maps.device)
     masks, classes = region_masks(maps, slots, valid, config.beta_low, config.beta_high)

@@ -6,11 +6,13 @@ of a photo (background first).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from stcl_cli.cams import (
     cut_crops,
@@ -22,6 +24,7 @@ from stcl_cli.cams import (
     shrink,
 )
 from stcl_cli.config import TrainConfig
+from stcl_cli.graphs import Replayed, ReplayedWithGradient
 from stcl_cli.losses.class_contrast import class_contrast
 from stcl_cli.losses.dense_energy import dense_energy
 from stcl_cli.losses.patch_contrast import patch_contrast
@@ -32,6 +35,8 @@ from stcl_cli.runtime import Runtime
 from stcl_cli.stages.remember import Remember
 from stcl_models.backbone import Tokens
 from stcl_models.stcl import CamPass, Stcl, resize
+
+REPLAYED_PIXELS = 2**22  # of a step; with more, kernels take longer than launching them
 
 
 class Maps(NamedTuple):
@@ -48,12 +53,20 @@ def local_window(config: TrainConfig, patch: int) -> int:
 
 
 class Objective:
-    """Called with a batch and how far the run is; what a phase does not use yet is not computed."""
+    """Called with a batch and how far the run is; what a phase does not use yet is not computed.
 
-    def __init__(self, model: Stcl, config: TrainConfig, runtime: Runtime) -> None:
-        self.model, self.config, self.runtime = model, config, runtime
+    `most_labels` is how many labels a photo has at the most; None: what each batch shows, for which a GPU is waited.
+    """
+
+    def __init__(self, model: Stcl, config: TrainConfig, runtime: Runtime, most_labels: int | None = None) -> None:
+        self.model, self.config, self.runtime, self.most_labels = model, config, runtime, most_labels
         self.window = local_window(config, model.backbone.patch_size)
         self.remember = Remember(model.memory, config) if model.memory is not None else None
+        self.see: Callable[[Tensor], Sequence[Tensor]] = self._see
+        self.look = {guided: partial(self._look, guided) for guided in (False, True)}
+        if most_labels is not None and _launching_takes_longer(model, config, runtime):
+            self.see = ReplayedWithGradient(self._see, list(model.backbone.parameters()))
+            self.look = {guided: Replayed(work) for guided, work in self.look.items()}
 
     def __call__(self, batch: dict[str, Any], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         config, model = self.config, self.model
@@ -66,8 +79,8 @@ class Objective:
         guided = remember and progress >= config.memory_start
         segment = progress >= config.segmentation_start and config.w_seg
 
+        tokens = Tokens(*self.see(images_B3HW), model.backbone.grid(images_B3HW))
         with self.runtime.autocast():
-            tokens = model.backbone(images_B3HW)
             logits_BC, logits_aux_BC = model.logits(tokens)
             scores_BKhw = model.segment(tokens) if segment else None
         parts = {
@@ -77,9 +90,9 @@ class Objective:
         weights = {"cls": 1.0, "cls_aux": 1.0, "patch": config.w_patch, "class": config.w_class, "seg": config.w_seg,
                    "reg": config.w_reg, "memory": config.w_memory}  # fmt: skip
         if contrast or remember or segment:
-            slots_BK = label_slots(labels_BC)
-            cams = self._cam_pass(images_B3HW, tokens, slots_BK if guided else None)
-            maps = self._maps(cams, slots_BK, valid_BHW, config.guidance if guided else 0.0)
+            slots_BK = label_slots(labels_BC, self.most_labels)
+            seen = (token.detach() for token in tokens[:4])
+            cams, maps = self.look[bool(guided)](images_B3HW, slots_BK, valid_BHW, *seen)
         if contrast:
             parts |= self._contrast(images_B3HW, tokens, cams, maps, slots_BK, valid_BHW, batch["uniform"])
         if remember:
@@ -92,23 +105,27 @@ class Objective:
         loss = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
         return loss, parts
 
-    def _cam_pass(self, images_B3HW: Tensor, tokens: Tokens, guided_BK: Tensor | None) -> CamPass:
-        """Maps at an eighth of the crop, of the memory too for the slots given; the plain view's tokens are there."""
-        prototypes = None if guided_BK is None else prototypes_of(self.model.memory.view(), guided_BK)
-        size = [side // 8 for side in images_B3HW.shape[-2:]]
-        plain = Tokens(*(t.detach() for t in tokens[:4]), tokens.grid)
+    def _see(self, images_B3HW: Tensor) -> tuple[Tensor, ...]:
+        """The tokens of the plain view."""
         with self.runtime.autocast():
-            return self.model.cam_pass(images_B3HW, self.config.cam_scales, size, plain, prototypes)
+            return self.model.backbone(images_B3HW)[:4]
 
-    def _maps(self, cams: CamPass, slots_BK: Tensor, valid_BHW: Tensor, guidance: float) -> Maps:
-        size = cams.cam_BChw.shape[-2:]
+    def _look(
+        self, guided: bool, images_B3HW: Tensor, slots_BK: Tensor, valid_BHW: Tensor, *seen: Tensor
+    ) -> tuple[CamPass, Maps]:
+        """The other views, and maps at an eighth of the crop; `guided` by the memory. The plain view was `seen`."""
+        prototypes = prototypes_of(self.model.memory.view(), slots_BK) if guided else None
+        size = [side // 8 for side in images_B3HW.shape[-2:]]
+        plain = Tokens(*seen, self.model.backbone.grid(images_B3HW))
+        with self.runtime.autocast():
+            cams = self.model.cam_pass(images_B3HW, self.config.cam_scales, size, plain, prototypes)
         valid = shrink(valid_BHW, size)[:, None]
         maps = [normalise_cams(gather_slots(cam, slots_BK) * valid) for cam in (cams.cam_BChw, cams.cam_aux_BChw)]
-        if guidance:
+        if guided and self.config.guidance:
             memory_BKhw, trust_BK = memory_maps(cams.cosine_BRhw, self.model.memory.view(), slots_BK)
             memory_BKhw = normalise_cams(memory_BKhw * valid)
-            maps = [normalise_cams(fuse(cam, memory_BKhw, trust_BK, guidance)) for cam in maps]
-        return Maps(*maps)
+            maps = [normalise_cams(fuse(cam, memory_BKhw, trust_BK, self.config.guidance)) for cam in maps]
+        return cams, Maps(*maps)
 
     def _contrast(
         self,
@@ -155,6 +172,15 @@ class Objective:
         if config.w_reg:
             parts["reg"] = dense_energy(scores_BKhw, photos_B3HW, valid_BHW)
         return parts
+
+
+def _launching_takes_longer(model: Stcl, config: TrainConfig, runtime: Runtime) -> bool:
+    """Whether the network's passes are recorded and replayed: on a GPU, for a step of few pixels that is one part."""
+    few = config.batch_size * config.crop_size**2 <= REPLAYED_PIXELS
+    whole = config.accumulate == 1 and not config.checkpointing
+    # Its statistics change in every pass, those before the recording too, and several ranks share them.
+    steady = not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.backbone.modules())
+    return runtime.device.type == "cuda" and torch.cuda.is_available() and few and whole and steady
 
 
 def box_mask(box_B4: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:

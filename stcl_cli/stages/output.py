@@ -32,7 +32,7 @@ OVERLAY_SIDE = 1024  # pixels at most: overlays are to look at
 # Fields that say where or how fast a run goes, not what comes out of it: they may change when it is resumed.
 FREE_ON_RESUME = {
     *("resume", "overwrite", "output", "overlays"),
-    *("device", "workers", "save_every", "log_every", "checkpointing"),
+    *("device", "workers", "save_every", "log_every", "checkpointing", "compile"),
 }
 
 # Called with each finished item, {"image": name, "output": path, ...}, as soon as it is on disk.

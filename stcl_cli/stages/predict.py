@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from stcl_cli.console import meter, say
 from stcl_cli.data.photos import Photo, list_photos, photo_size, read_photo
 from stcl_cli.errors import PhotoError
 from stcl_cli.formats.masks import read_mask
-from stcl_cli.inference import photo_scores
-from stcl_cli.networks import load_segmenter
+from stcl_cli.inference import fetch, photo_scores
+from stcl_cli.networks import compile_blocks, load_segmenter
 from stcl_cli.pipeline import Pipeline
 from stcl_cli.runtime import make_runtime
 from stcl_cli.stages.output import Done, MaskFolder, Result, nobody, skip
@@ -28,6 +28,8 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
     """Predict. Raises StclError."""
     runtime = make_runtime(config.device, config.amp)
     model, info, trained = load_segmenter(Path(config.model))
+    if config.compile:
+        compile_blocks(model, runtime.device)
     photos, missing = list_photos(config.images, config.list)
     folder = MaskFolder(config, "predict", info.classes)
     mine = folder.failures.shard.mine
@@ -42,18 +44,20 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
             return None  # what lacks is its overlay
         return read_photo(photo.path, trained.max_side)
 
-    def compute(photos: list[Photo], pixels: list[np.ndarray]) -> list[Tensor | PhotoError]:
-        work = partial(photo_scores, scales=config.scales, flip=config.flip)
-        found = network.compute(work, pixels, [photo.path for photo in photos])
-        return [scores if isinstance(scores, PhotoError) else _smallest(scores, trained.max_side) for scores in found]
+    def find(*arguments: Any) -> list[Callable[[], np.ndarray]]:
+        found = photo_scores(*arguments, scales=config.scales, flip=config.flip)
+        return [fetch(_smallest(scores, trained.max_side)) for scores in found]
 
-    def write(photo: Photo, found: Tensor | None) -> dict[str, Any]:
+    def compute(photos: list[Photo], pixels: list[np.ndarray]) -> list[Callable[[], np.ndarray] | PhotoError]:
+        return network.compute(find, pixels, [photo.path for photo in photos])
+
+    def write(photo: Photo, found: Callable[[], np.ndarray] | None) -> dict[str, Any]:
         if found is None:
             mask = read_mask(folder.mask_path(photo.name))
-        elif found.dim() == 2:
-            mask = found.cpu().numpy()
         else:
-            mask = argmax_at_size(found.cpu().numpy(), photo_size(photo.path))
+            mask = found()
+            if mask.ndim == 3:
+                mask = argmax_at_size(mask, photo_size(photo.path))
         return folder.write(photo, mask)
 
     work = Pipeline(read, compute, write, model.multiple, trained.max_side)

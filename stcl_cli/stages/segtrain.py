@@ -19,7 +19,7 @@ from stcl_cli.engine import Run, check_accumulate, fit
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import find_classes
 from stcl_cli.losses.segmentation import mean_cross_entropy
-from stcl_cli.networks import build_segmenter, default_encoder, parameter_groups
+from stcl_cli.networks import build_segmenter, compile_blocks, default_encoder, parameter_groups
 from stcl_cli.runtime import Runtime, make_runtime, seed_everything
 from stcl_cli.stages.output import Result, open_folder
 from stcl_cli.validation import segmentation_validation
@@ -53,6 +53,8 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
     if config.crop_size % model.multiple:
         raise StclError(f"--crop-size {config.crop_size}: must be a multiple of {model.multiple} for {config.encoder}")
     check_accumulate(config)
+    if config.compile:
+        compile_blocks(model, runtime.device)
     folder, failures = open_folder(config, "segtrain", classes)
     for name, reason in missing:
         failures.add(name, reason)

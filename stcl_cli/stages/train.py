@@ -15,7 +15,7 @@ from stcl_cli.distributed import check_same, devices, joined, rank
 from stcl_cli.engine import Run, check_accumulate, fit
 from stcl_cli.errors import StclError
 from stcl_cli.formats.memories import write_photo_names
-from stcl_cli.networks import build_stcl, parameter_groups
+from stcl_cli.networks import build_stcl, compile_blocks, parameter_groups
 from stcl_cli.runtime import Runtime, make_runtime, seed_everything
 from stcl_cli.stages.consolidate import consolidate
 from stcl_cli.stages.objective import Objective
@@ -49,6 +49,8 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
     if config.beta_low > config.beta_high:
         raise StclError(f"--beta-low {config.beta_low}: lies above --beta-high {config.beta_high}; lower it")
     check_accumulate(config)
+    if config.compile:
+        compile_blocks(model, runtime.device)
     folder, failures = open_folder(config, "train", labels.classes)
     skip(failures, found.missing + found.unlabelled)
 
@@ -72,7 +74,7 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
             classes=labels.classes,
             model=model,
             groups=parameter_groups(model.backbone, model, config.lr),
-            step=Objective(model, config, runtime),
+            step=Objective(model, config, runtime, most_labels=max(1, int(multi_hot.sum(1).max()))),
             batches=training_batches(views, config, runtime.device),
             runtime=runtime,
             failures=failures,

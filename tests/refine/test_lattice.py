@@ -107,12 +107,33 @@ def test_crowded_hash_slots_fall_back_to_search(monkeypatch: pytest.MonkeyPatch)
 def test_long_bags_in_two_levels_sum_the_same(monkeypatch: pytest.MonkeyPatch):
     plain = build_lattice([features(5, 300, spread=0.2)])
     monkeypatch.setattr(lattice, "LONGEST_BAG", 7)
-    (splat,) = plain.splat
-    levels = lattice._cut(splat)
-    assert torch.diff(levels[0].start).max() <= 7
-    assert levels[0].weight is splat.weight  # which normalisation scales afterwards
-    x = torch.rand(300, 3)
-    torch.testing.assert_close(levels[1](levels[0](x)), splat(x))
+    splat, x = plain.splat, torch.rand(300, 3)
+    cut = lattice._cut(splat)
+    assert torch.diff(cut.pieces.start).max() <= 7
+    assert cut.pieces.weight is splat.weight  # which normalisation scales afterwards
+    assert 0 < len(cut.many) < len(cut.first)
+    torch.testing.assert_close(cut(x), splat(x))
+    assert torch.equal(cut(x)[-1], torch.zeros(3))  # the vertex nowhere, an empty bag
+
+
+def test_no_bag_is_long():
+    splat, x = build_lattice([features(5, 40)]).splat, torch.rand(40, 3)
+    cut = lattice._cut(splat)
+    assert not len(cut.many)
+    assert torch.equal(cut(x), splat(x))
+
+
+def test_steps_of_a_gpu_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch):
+    plain, x = build_lattice([features(5, 300, spread=0.7)]), torch.rand(300, 3)
+    vertices = plain.splat(x)
+    for bags in plain.blurs:
+        own, above, below = bags.index.view(-1, 3).t()
+        assert torch.equal(own, torch.arange(len(own)))
+        torch.testing.assert_close(lattice.Blur(above, below)(vertices), bags(vertices))
+    monkeypatch.setattr(lattice, "_on_gpu", lambda x: True)
+    torch.testing.assert_close(plain.slice(vertices), plain.slice.bags(vertices))
+    many = torch.rand(len(vertices), lattice.FEW_CHANNELS + 1)
+    assert torch.equal(plain.slice(many), plain.slice.bags(many))
 
 
 def test_keys_that_do_not_fit_are_refused():

@@ -1,10 +1,12 @@
 """A whole training step against the plain way: float32, and each loss with passes through the encoder of its own."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from stcl_cli.cams import local_crop_corners
 from stcl_cli.config import TrainConfig
@@ -285,3 +287,35 @@ def test_a_phase_computes_no_more_passes_than_it_needs(model):
         counted.clear()
         objective(make_batch(10), progress)
         assert counted == views
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize(("amp", "tolerance"), [("off", 2e-3), ("bf16", 0.1)])
+def test_on_a_gpu_with_passes_that_are_replayed(amp, tolerance, monkeypatch):
+    """Steps through all phases: as on the CPU, and the same without replaying."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    config = replace(CONFIG, backbone="deit_tiny_patch16_224")
+    losses = {}
+    for name, device, labels in (("cpu", "cpu", None), ("plain", "cuda", None), ("replayed", "cuda", 2)):
+        torch.manual_seed(0)
+        runtime = make_runtime(device, amp if device == "cuda" else "off")
+        model = build_stcl(config, CLASSES).train().to(device)
+        objective = Objective(model, config, runtime, labels)
+        assert (type(objective.see).__name__ == "ReplayedWithGradient") == (name == "replayed")
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        losses[name] = []
+        for number, progress in enumerate((0.1, 0.1, 0.3, 0.3, 0.3, 0.5, 0.5, 0.9)):
+            batch = {key: value.to(device) for key, value in make_batch(number, 4).items()}
+            loss, parts = objective(batch, progress)
+            optimizer.zero_grad()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+            losses[name].append({key: value.item() for key, value in {**parts, "norm": norm}.items()})
+    assert {"memory", "patch", "class", "seg", "reg"} <= losses["cpu"][-1].keys()
+    for cpu, plain, replayed in zip(*losses.values(), strict=True):
+        assert replayed == pytest.approx(plain, rel=tolerance, abs=tolerance)
+        if amp == "bf16":  # the gradients of networks that know nothing yet differ by more, step by step
+            plain["norm"] = cpu["norm"]
+        assert plain == pytest.approx(cpu, rel=2 * tolerance, abs=2 * tolerance)

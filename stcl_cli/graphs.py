@@ -1,0 +1,112 @@
+"""CUDA graphs: kernels that a CPU would launch one by one, recorded once and then launched together.
+
+A ViT's pass over a few photos keeps a GPU busy for less time than its kernels take to launch. What is recorded here has
+no choices that depend on values, and inputs of one shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+WARM_UP = 3  # calls before recording, in which libraries choose their kernels and take their memory
+
+Output = TypeVar("Output")
+
+
+class Replayed(Generic[Output]):
+    """`work` without gradients. What a call gives is overwritten by the next one."""
+
+    def __init__(self, work: Callable[..., Output]) -> None:
+        self.work, self.inputs, self.output = work, [], None
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    @torch.no_grad()
+    def __call__(self, *inputs: Tensor) -> Output:
+        if self.graph is None:
+            self.inputs = [tensor.clone() for tensor in inputs]
+            _warm_up(lambda: self.work(*self.inputs))
+            with _recording() as self.graph:
+                self.output = self.work(*self.inputs)
+        _copy(inputs, self.inputs)
+        self.graph.replay()
+        return self.output
+
+
+class ReplayedWithGradient:
+    """`work`, of one tensor that asks for no gradient, with the gradients of `parameters`; its outputs are tensors.
+
+    What a call gives, and the gradients, are overwritten by the next one: step before calling again.
+    """
+
+    def __init__(self, work: Callable[[Tensor], Sequence[Tensor]], parameters: Sequence[nn.Parameter]) -> None:
+        self.work, self.parameters = work, tuple(parameters)
+        self.forward: torch.cuda.CUDAGraph | None = None
+        self.backward: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, given: Tensor) -> tuple[Tensor, ...]:
+        if self.forward is None:
+            self._record(given)
+        return _Replay.apply(self, given, *self.parameters)
+
+    def _record(self, given: Tensor) -> None:
+        self.input = given.clone()
+
+        def gradients() -> tuple[Tensor | None, ...]:
+            return torch.autograd.grad(self.outputs, self.parameters, self.of_outputs, allow_unused=True)
+
+        def both() -> None:
+            self.outputs = tuple(self.work(self.input))
+            self.of_outputs = [torch.zeros_like(output) for output in self.outputs]
+            gradients()
+
+        _warm_up(both)
+        with _recording() as self.forward:
+            self.outputs = tuple(self.work(self.input))
+        with _recording(self.forward.pool()) as self.backward:
+            self.of_parameters = gradients()
+        self.outputs = tuple(output.detach() for output in self.outputs)
+
+
+class _Replay(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, replayed: ReplayedWithGradient, given: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        context.replayed = replayed
+        replayed.input.copy_(given)
+        replayed.forward.replay()
+        return tuple(output.detach() for output in replayed.outputs)
+
+    @staticmethod
+    def backward(context: Any, *of_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        replayed = context.replayed
+        _copy(of_outputs, replayed.of_outputs)
+        replayed.backward.replay()
+        return None, None, *(None if grad is None else grad.detach() for grad in replayed.of_parameters)
+
+
+def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    for target, source in zip(targets, sources, strict=True):
+        if target.data_ptr() != source.data_ptr():  # the output of another graph, say
+            target.copy_(source)
+
+
+def _warm_up(work: Callable[[], object]) -> None:
+    """On a stream of its own, as CUDA asks for before recording."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+@contextmanager
+def _recording(pool: Any = None) -> Iterator[torch.cuda.CUDAGraph]:
+    """Other threads, such as the loader's that pins memory, go on meanwhile."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        yield graph
