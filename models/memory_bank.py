@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-TRUSTED = 0.4  # mean quality from which a class's memory counts in full
+DOUBTED, TRUSTED = 0.5, 0.7  # mean quality up to which a class's memory counts nothing, and from which in full
 MOMENTUM = 0.95  # of the running moments of cosines to the prototypes
 
 
@@ -34,7 +34,7 @@ class BankView(NamedTuple):
     quality_CM: Tensor
     filled_CM: Tensor  # bool
     prototype_CE: Tensor  # unit length; zero for a class without one
-    trust_C: Tensor  # 0..1, how far guidance may follow a prototype; zero for a class without one
+    trust_C: Tensor  # 0..1, how far guidance and loss may follow a class's memory; zero for a class without one
 
 
 class MemoryBank(nn.Module):
@@ -119,7 +119,7 @@ class MemoryBank(nn.Module):
         mean_RE = torch.einsum("rm,rme->re", weight_RM, self.embedding[class_R])
         self.prototype[class_R] = F.normalize(mean_RE, dim=1)
         quality_R = (weight_RM * self.quality[class_R]).sum(1) / weight_RM.sum(1)
-        self.trust[class_R] = (quality_R / TRUSTED).clamp_max(1)
+        self.trust[class_R] = ((quality_R - DOUBTED) / (TRUSTED - DOUBTED)).clamp(0, 1)
 
     def _value(self, step: int) -> Tensor:
         return self.quality.clamp_min(1e-3) * 0.5 ** ((step - self.stored_at) / self.half_life)

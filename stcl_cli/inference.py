@@ -151,7 +151,8 @@ def fetch(tensor: Tensor) -> Callable[[], np.ndarray]:
     there = tensor.to("cpu", non_blocking=True)
     if not tensor.is_cuda:
         return there.numpy
-    arrived = torch.cuda.current_stream(tensor.device).record_event()
+    arrived = torch.cuda.Event(blocking=True)  # a thread that waits sleeps
+    arrived.record()
 
     def wait() -> np.ndarray:
         arrived.synchronize()

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from threading import Semaphore
 from typing import Any, Generic, TypeVar
 
@@ -20,11 +22,11 @@ import torch
 from stcl_cli.data.photos import Photo
 from stcl_cli.errors import PhotoError
 from stcl_cli.runtime import cores
-from stcl_cli.threads import thread_pool
+from stcl_cli.threads import eager_threads, thread_pool
 from stcl_models.stcl import rounded_size
 
 BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**22}  # on the CPU two or three photos fill every core
-WINDOW = 8  # batches among which photos of one size are looked for
+WINDOW = 8  # batches among which photos of one size are looked for; as many more are being read
 MOST_THREADS = 8  # more would hold more 100-megapixel photos at a time
 
 Output = TypeVar("Output")
@@ -56,6 +58,8 @@ class Pipeline(Generic[Output, Item]):
         threads = threads or min(MOST_THREADS, cores())
         most = BATCH_PIXELS[device.type]
         window = max(1, WINDOW * most // self.max_side**2)
+        waiting = iter(photos)
+        ahead: deque[_Job] = deque()  # being read, or read and not yet computed
         # Outputs that wait for being written, which may be large; two batches, so that a GPU has one to work on.
         free = Semaphore(max(2 * threads, 2 * most // self.max_side**2))
 
@@ -67,47 +71,56 @@ class Pipeline(Generic[Output, Item]):
             finally:
                 free.release()
 
-        with thread_pool(threads) as readers, thread_pool(threads) as writers:
-
-            def start_reading(first: int) -> list[_Job]:
-                return [_Job(photo, readers.submit(self.read, photo)) for photo in photos[first : first + window]]
-
-            following = start_reading(0)
-            for first in range(0, len(photos), window):
-                current, following = following, start_reading(first + window)
-                jobs.extend(current)
-                for batch in self._batches(current, most):
-                    outputs: Sequence[Output | PhotoError | None] = [None]
-                    if batch[0].pixels is not None:
-                        outputs = self.compute([job.photo for job in batch], [job.pixels for job in batch])
-                    for job, output in zip(batch, outputs, strict=True):
-                        job.pixels = None
-                        if isinstance(output, PhotoError):
-                            job.result = Future()
-                            job.result.set_exception(output)
-                        else:
-                            free.acquire()
-                            job.result = writers.submit(write, job.photo, output)
-                    while jobs and jobs[0].result and jobs[0].result.done():
-                        yield jobs.popleft().outcome()
+        eager = eager_threads() if device.type == "cuda" else nullcontext()
+        with eager, thread_pool(threads) as readers, thread_pool(threads) as writers:
+            while True:
+                # As many as were computed are read anew: all at once, they would keep Python's lock from the network.
+                for photo in islice(waiting, 2 * window - len(ahead)):
+                    ahead.append(_Job(photo, readers.submit(self.read, photo)))
+                    jobs.append(ahead[-1])
+                if not ahead:
+                    break
+                batch = self._next_batch(list(islice(ahead, window)), most)
+                taken = set(map(id, batch))
+                ahead = deque(job for job in ahead if id(job) not in taken)
+                self._compute(batch, write, writers, free)
+                while jobs and jobs[0].result and jobs[0].result.done():
+                    yield jobs.popleft().outcome()
             while jobs:
                 yield jobs.popleft().outcome()
 
-    def _batches(self, jobs: list[_Job], most: int) -> Iterator[list[_Job]]:
-        """Jobs of one network size, at most `most` pixels of them; in order of the first. Waits for their pixels."""
-        groups: dict[Any, list[_Job]] = {}
-        for number, job in enumerate(jobs):
-            try:
-                job.pixels = job.reading.result()
-            except PhotoError:
-                job.result = job.reading  # which raises it again when the outcome is asked for
-                continue
-            size = number if job.pixels is None else rounded_size(job.pixels.shape[:2], 1.0, self.multiple)
-            groups.setdefault(size, []).append(job)
-        for size, group in groups.items():
-            count = 1 if isinstance(size, int) else max(1, most // (size[0] * size[1]))
-            for first in range(0, len(group), count):
-                yield group[first : first + count]
+    def _compute(
+        self, batch: list[_Job], write: Callable[..., Item], writers: ThreadPoolExecutor, free: Semaphore
+    ) -> None:
+        """Through the network, where they need one, and to the writing threads."""
+        outputs: Sequence[Output | PhotoError | None] = [None]
+        if batch[0].error:
+            outputs = [batch[0].error]
+        elif batch[0].pixels is not None:
+            outputs = self.compute([job.photo for job in batch], [job.pixels for job in batch])
+        for job, output in zip(batch, outputs, strict=True):
+            job.pixels = None
+            if isinstance(output, PhotoError):
+                job.result = Future()
+                job.result.set_exception(output)
+            else:
+                free.acquire()
+                job.result = writers.submit(write, job.photo, output)
+
+    def _next_batch(self, jobs: list[_Job], most: int) -> list[_Job]:
+        """The first job and those of its size for the network, at most `most` pixels. Waits for their pixels.
+
+        Which ones they are depends on the photos alone, not on what has been read by now.
+        """
+        first, *others = jobs
+        size = first.network_size(self.multiple)
+        batch, count = [first], 1 if size is None else max(1, most // (size[0] * size[1]))
+        for job in others:
+            if len(batch) == count:
+                break
+            if job.network_size(self.multiple) == size:
+                batch.append(job)
+        return batch
 
 
 @dataclass
@@ -115,7 +128,16 @@ class _Job:
     photo: Photo
     reading: Future
     pixels: np.ndarray | None = None
+    error: PhotoError | None = None  # why there are none
     result: Future | None = None  # of writing
+
+    def network_size(self, multiple: int) -> tuple[int, int] | None:
+        """Waits for the pixels; None if there are none."""
+        try:
+            self.pixels = self.reading.result()
+        except PhotoError as error:
+            self.error = error
+        return None if self.pixels is None else rounded_size(self.pixels.shape[:2], 1.0, multiple)
 
     def outcome(self) -> tuple[Photo, Any]:
         try:

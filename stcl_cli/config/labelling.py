@@ -66,10 +66,14 @@ class TrainConfig(Training):
     lr: float = option(6e-5, "Learning rate of the backbone; heads and decoder take ten times that.", range=POSITIVE)
     weight_decay: float = option(0.01, "AdamW's weight decay.", range=NOT_NEGATIVE)
     warmup: float = option(0.075, "Share of the run in which the learning rate rises.", range=SHARE)
-    contrast_start: float = option(0.4, "Share of the run after which the contrast losses join.", range=SHARE)
+    contrast_start: float = option(
+        0.4,
+        "Share of the run after which the memory fills; without a memory the contrast losses join here.",
+        range=SHARE,
+    )
     memory_start: float = option(
         0.5,
-        "Share of the run after which the memory guides and its loss joins; it fills from --contrast-start on.",
+        "Share of the run after which the memory guides, and its loss and the other contrast losses join.",
         range=SHARE,
     )
     segmentation_start: float = option(0.6, "Share of the run after which the segmentation branch joins.", range=SHARE)

@@ -37,9 +37,10 @@ def memory_contrast(
         L(a) = -w_a log( P / (P + N) ),  P = sum_p alpha_p e^(s_p / t),  N = sum_n beta_n e^(s_n / t)
 
     alpha_p ~ q_p and beta_n ~ q_n e^(hardness s_n), of mean one and without gradient; w_a = confidence_A times the
-    share of READY entries that c has, so the loss grows as the memory does. P is divided by the entries it sums over,
-    N by the entries a class, so that a fuller memory weighs no more. Without `adaptive` w, alpha and beta are one:
-    InfoNCE with several positives. Of many classes the HARDEST are read, of many entries the BEST.
+    share of READY entries that c has, so the loss grows as the memory does, times the trust in c's memory, for
+    background the mean trust in the others. P is divided by the entries it sums over, N by the entries a class, so that
+    a fuller memory weighs no more. Without `adaptive` w, alpha and beta are one: InfoNCE with several positives. Of
+    many classes the HARDEST are read, of many entries the BEST.
 
     anchor_AE: unit length. class_A: 0 = background. negative_AC: bool, C classes with background; an anchor's own class
     never counts. Anchors whose class has no entry, or that have no negative, are left out; none left gives 0. Scalar,
@@ -60,7 +61,11 @@ def memory_contrast(
     if adaptive:
         log_alpha_CM = quality_CM.clamp_min(1e-6).log()
         log_beta_ACM = log_alpha_CM + hardness * similarity_ACM.detach()
-        weight_A = confidence_A * (bank.filled_CM.sum(1) / READY).clamp_max(1)[class_A]
+        count_C = bank.filled_CM.sum(1)
+        others_C = (count_C > 0).float().index_fill(0, count_C.new_zeros(1), 0)
+        trust_of_others = (bank.trust_C * others_C).sum() / others_C.sum().clamp_min(1)
+        trust_C = torch.cat([trust_of_others[None], bank.trust_C[1:]])
+        weight_A = confidence_A * ((count_C / READY).clamp_max(1) * trust_C)[class_A]
     else:
         log_alpha_CM, log_beta_ACM = torch.zeros_like(quality_CM), torch.zeros_like(similarity_ACM)
         weight_A = torch.ones_like(confidence_A)

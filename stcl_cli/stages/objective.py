@@ -74,9 +74,10 @@ class Objective:
         valid_BHW = box_mask(batch["box"], photos_B3HW.shape[-2:])
         images_B3HW = model.backbone.normalise(photos_B3HW)
         second_phase = progress >= config.contrast_start
-        contrast = second_phase and (config.w_patch or config.w_class)
         remember = second_phase and self.remember is not None
         guided = remember and progress >= config.memory_start
+        # Not before the memory guides: by CAMs alone patch contrast took parts of objects for background, for good.
+        contrast = (second_phase if self.remember is None else guided) and (config.w_patch or config.w_class)
         segment = progress >= config.segmentation_start and config.w_seg
 
         tokens = Tokens(*self.see(images_B3HW), model.backbone.grid(images_B3HW))

@@ -20,7 +20,7 @@ def a_bank(seed: int = 0, classes: int = CLASSES) -> BankView:
     filled = torch.rand(classes, SLOTS, generator=generator) < 0.7
     filled[0, 0] = True
     prototype = F.normalize((embedding * filled[..., None]).sum(1), dim=1)
-    return BankView(embedding, quality, filled, prototype, torch.ones(classes))
+    return BankView(embedding, quality, filled, prototype, torch.rand(classes, generator=generator))
 
 
 def anchors(count: int = 7, seed: int = 1, classes: int = CLASSES):
@@ -57,7 +57,9 @@ def naive(anchor, own, confidence, negative, bank, temperature, hardness, adapti
         p = sum(w * math.exp(s(c, m) / temperature) for w, m in zip(alpha, positives, strict=True)) / sum(alpha)
         n = sum(w * math.exp(s(*e) / temperature) for w, e in zip(beta, negatives, strict=True)) / sum(beta)
         n *= len({e[0] for e in negatives})
-        weight = float(confidence[a]) * min(1, len(positives) / module.READY) if adaptive else 1.0
+        known = [n for n in range(1, len(embedding)) if bank.filled_CM[n].any()]
+        trust = bank.trust_C[c] if c else sum(bank.trust_C[n] for n in known) / max(len(known), 1)
+        weight = float(confidence[a] * trust) * min(1, len(positives) / module.READY) if adaptive else 1.0
         total += -weight * math.log(p / (p + n))
     return total / max(used, 1)
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stcl_models.memory_bank import TRUSTED, Entries, MemoryBank
+from stcl_models.memory_bank import DOUBTED, TRUSTED, Entries, MemoryBank
 
 WIDTH = 4
 QUALITIES = [i / 16 for i in range(1, 17)]  # exact in float32
@@ -134,9 +134,9 @@ def test_the_prototype_is_the_mean_by_value():
 
 
 def test_a_memory_of_poor_entries_is_trusted_less():
-    bank = MemoryBank(2, WIDTH, slots=4)
-    bank.update(entries((1, TRUSTED / 2)), 0)
-    assert bank.trust[1].item() == pytest.approx(0.5)
+    bank = MemoryBank(4, WIDTH, slots=4)
+    bank.update(entries((1, DOUBTED - 0.1), (2, (DOUBTED + TRUSTED) / 2), (3, TRUSTED + 0.1)), 0)
+    assert bank.trust.tolist() == pytest.approx([0, 0, 0.5, 1])
 
 
 def test_everything_is_in_the_state_and_comes_back():

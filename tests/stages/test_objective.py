@@ -17,6 +17,7 @@ from stcl_cli.refine.par import pixel_adaptive_refine
 from stcl_cli.runtime import make_runtime
 from stcl_cli.stages.objective import Objective
 from stcl_cli.stages.remember import Remember
+from stcl_models import memory_bank
 from stcl_models.stcl import CamPass
 
 CROP, PATCH, CLASSES = 128, 16, 4
@@ -59,6 +60,7 @@ def model():
         for seed in range(4):
             objective(make_batch(seed, 4), 0.3)
     assert model.memory.prototype.any(1).sum() >= 4
+    model.memory.trust.copy_(torch.tensor([1, 0.3, 0, 0.5, 0]))
     return model
 
 
@@ -244,7 +246,7 @@ def test_shared_passes_give_the_losses_and_gradients_of_the_plain_way(model, pla
     assert parts.keys() == expected_parts.keys() == WEIGHTS.keys()
     for name, value in parts.items():
         assert value.item() == pytest.approx(expected_parts[name].item(), rel=1e-4), name
-        assert value > 0
+        assert value > 0, name
     for name, gradient in found.items():
         assert (gradient - expected[name]).norm() <= 2e-3 * expected[name].norm() + 1e-8, name
     for (name, value), other in zip(after.state_dict().items(), expected_after.state_dict().values(), strict=True):
@@ -289,12 +291,23 @@ def test_a_phase_computes_no_more_passes_than_it_needs(model):
         assert counted == views
 
 
+def test_contrast_waits_for_a_memory_to_guide(model):
+    before, after = 0.3, 0.5  # between --contrast-start and --memory-start, and later
+    objective = Objective(copy.deepcopy(model), CONFIG, make_runtime("cpu"))
+    assert not {"patch", "class"} & objective(make_batch(10), before)[1].keys()
+    assert {"patch", "class", "memory"} <= objective(make_batch(10), after)[1].keys()
+    bare = replace(CONFIG, memory_slots=0)
+    objective = Objective(build_stcl(bare, CLASSES).train(), bare, make_runtime("cpu"))
+    assert {"patch", "class"} <= objective(make_batch(10), before)[1].keys()
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize(("amp", "tolerance"), [("off", 2e-3), ("bf16", 0.1)])
 def test_on_a_gpu_with_passes_that_are_replayed(amp, tolerance, monkeypatch):
     """Steps through all phases: as on the CPU, and the same without replaying."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(memory_bank, "DOUBTED", 0.0)
     config = replace(CONFIG, backbone="deit_tiny_patch16_224")
     losses = {}
     for name, device, labels in (("cpu", "cpu", None), ("plain", "cuda", None), ("replayed", "cuda", 2)):

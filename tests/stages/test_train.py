@@ -37,7 +37,7 @@ def records(folder):
 
 
 def test_phases_join_one_after_the_other(config, tmp_path):
-    assert train.run(config).skipped == 0
+    assert train.run(replace(config, memory_slots=0)).skipped == 0  # a memory would have the contrast wait for it
     parts = [set(record) & {"cls", "cls_aux", "patch", "class", "seg", "reg"} for record in records(tmp_path / "run")]
     always = {"cls", "cls_aux"}
     assert parts == [always, always | {"patch", "class"}, *[always | {"patch", "class", "seg", "reg"}] * 2]
