@@ -6,12 +6,16 @@ no choices that depend on values, and inputs of one shape.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+# Said once of parameters that were met while recording, on a stream of its own: nothing is lost by it.
+warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
 
 WARM_UP = 3  # calls before recording, in which libraries choose their kernels and take their memory
 
