@@ -14,6 +14,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from stcl_cli.console import warn
+
 # Said once of parameters that were met while recording, on a stream of its own: nothing is lost by it.
 warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
 
@@ -23,38 +25,54 @@ Output = TypeVar("Output")
 
 
 class Replayed(Generic[Output]):
-    """`work` without gradients. What a call gives is overwritten by the next one."""
+    """`work` without gradients. What a call gives is overwritten by the next one.
+
+    Where it cannot be recorded, for too little memory or in a network that waits for the GPU, it is done as it is.
+    """
 
     def __init__(self, work: Callable[..., Output]) -> None:
         self.work, self.inputs, self.output = work, [], None
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.refused = False
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Output:
-        if self.graph is None:
-            self.inputs = [tensor.clone() for tensor in inputs]
-            _warm_up(lambda: self.work(*self.inputs))
-            with _recording() as self.graph:
-                self.output = self.work(*self.inputs)
+        if self.graph is None and not self.refused:
+            self.refused = not _recorded(lambda: self._record(inputs))
+        if self.refused:
+            return self.work(*inputs)
         _copy(inputs, self.inputs)
         self.graph.replay()
         return self.output
+
+    def _record(self, inputs: Sequence[Tensor]) -> None:
+        self.inputs = [tensor.clone() for tensor in inputs]
+        _warm_up(lambda: self.work(*self.inputs))
+        with _recording() as graph:
+            self.output = self.work(*self.inputs)
+        self.graph = graph
 
 
 class ReplayedWithGradient:
     """`work`, of one tensor that asks for no gradient, with the gradients of `parameters`; its outputs are tensors.
 
-    What a call gives, and the gradients, are overwritten by the next one: step before calling again.
+    What a call gives, and the gradients, are overwritten by the next one: step before calling again. Where it cannot
+    be recorded it is done as it is.
     """
 
     def __init__(self, work: Callable[[Tensor], Sequence[Tensor]], parameters: Sequence[nn.Parameter]) -> None:
         self.work, self.parameters = work, tuple(parameters)
         self.forward: torch.cuda.CUDAGraph | None = None
         self.backward: torch.cuda.CUDAGraph | None = None
+        self.refused = False
 
     def __call__(self, given: Tensor) -> tuple[Tensor, ...]:
-        if self.forward is None:
-            self._record(given)
+        if self.backward is None and not self.refused:
+            self.refused = not _recorded(lambda: self._record(given))
+            if self.refused:
+                self.outputs = self.of_outputs = ()  # what they hold is memory
+        if self.refused:
+            return tuple(self.work(given))
         return _Replay.apply(self, given, *self.parameters)
 
     def _record(self, given: Tensor) -> None:
@@ -69,11 +87,12 @@ class ReplayedWithGradient:
             gradients()
 
         _warm_up(both)
-        with _recording() as self.forward:
+        with _recording() as forward:
             self.outputs = tuple(self.work(self.input))
-        with _recording(self.forward.pool()) as self.backward:
+        with _recording(forward.pool()) as backward:
             self.of_parameters = gradients()
         self.outputs = tuple(output.detach() for output in self.outputs)
+        self.forward, self.backward = forward, backward
 
 
 class _Replay(torch.autograd.Function):
@@ -96,6 +115,17 @@ def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
     for target, source in zip(targets, sources, strict=True):
         if target.data_ptr() != source.data_ptr():  # the output of another graph, say
             target.copy_(source)
+
+
+def _recorded(record: Callable[[], None]) -> bool:
+    """Whether it went well."""
+    try:
+        record()
+    except RuntimeError as error:  # also too little memory
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        warn(f"kernels are launched one by one, as they cannot be recorded: {reason}")
+        return False
+    return True
 
 
 def _warm_up(work: Callable[[], object]) -> None:

@@ -49,6 +49,9 @@ def test_slots_hold_each_images_own_labels(labels):
         assert slots[image].tolist() == own + [-1] * (slots.shape[1] - len(own))
         assert torch.equal(maps[image, : len(own)], cams[image, own])
         assert maps[image, len(own) :].eq(0).all()
+    more = label_slots(torch.from_numpy(labels), 4)
+    assert torch.equal(more[:, : slots.shape[1]], slots)
+    assert more[:, slots.shape[1] :].eq(-1).all()
 
 
 @given(arrays(np.float32, (2, 2, 3, 3), elements=st.sampled_from([0, 0.25, 0.3, 0.7, 0.75, 1])))

@@ -6,11 +6,32 @@ import pytest
 import torch
 from torch import nn
 
+from stcl_cli import graphs
 from stcl_cli.graphs import Replayed, ReplayedWithGradient
 
-pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
+def test_what_cannot_be_recorded_is_done_as_it_is(monkeypatch, capsys):
+    def refuse(work):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+
+    monkeypatch.setattr(graphs, "_warm_up", refuse)
+    layer = nn.Linear(2, 1)
+    without, with_gradient = Replayed(layer), ReplayedWithGradient(lambda x: [layer(x)], list(layer.parameters()))
+    for _ in range(2):
+        x = torch.randn(3, 2)
+        assert torch.equal(without(x), layer(x))
+        assert not without(x).requires_grad
+        (out,) = with_gradient(x)
+        out.sum().backward()
+    assert layer.bias.grad.item() == 6
+    line = "stcl: kernels are launched one by one, as they cannot be recorded: operation not permitted when stream is"
+    assert capsys.readouterr().err == 2 * f"{line} capturing\n"
+
+
+@pytest.mark.cuda
+@no_gpu
 def test_work_without_gradients_and_what_it_reads_of_a_module():
     layer = nn.Linear(3, 2).cuda()
     replayed = Replayed(lambda x, y: {"sum": layer(x) + y})
@@ -23,6 +44,8 @@ def test_work_without_gradients_and_what_it_reads_of_a_module():
             layer.weight += 1  # as an optimiser does
 
 
+@pytest.mark.cuda
+@no_gpu
 def test_gradients_of_parameters():
     torch.manual_seed(0)
     plain = nn.ModuleDict({"one": nn.Linear(3, 5), "two": nn.Linear(5, 2), "idle": nn.Linear(1, 1)}).cuda()

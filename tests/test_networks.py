@@ -1,7 +1,10 @@
+import importlib.util
+import shutil
 from dataclasses import asdict, replace
 
 import pytest
 import torch
+from torch import nn
 
 from stcl_cli.config import SegtrainConfig, TrainConfig
 from stcl_cli.errors import StclError
@@ -9,6 +12,7 @@ from stcl_cli.formats.checkpoints import CheckpointInfo, save_checkpoint
 from stcl_cli.networks import (
     build_segmenter,
     build_stcl,
+    compile_blocks,
     default_encoder,
     load_segmenter,
     load_stcl,
@@ -113,6 +117,30 @@ def test_checkpointing_gives_the_same_gradients_and_keeps_less(build, config, tm
     assert kept[1] < 0.5 * kept[0]
     for mine, other in zip(*found, strict=True):
         assert (mine is None and other is None) or torch.allclose(mine, other, rtol=1e-4, atol=1e-6)
+
+
+def test_compiled_blocks_are_those_of_a_vit_on_a_gpu(monkeypatch):
+    model = build_stcl(TRAIN, 2)
+    with pytest.raises(StclError, match="--compile: is for CUDA GPUs; leave it out"):
+        compile_blocks(model, torch.device("cpu"))
+    gpu = torch.device("cuda")
+    unet = build_segmenter(replace(SEGTRAIN, arch="unet", encoder="resnet18"), 2)
+    with pytest.raises(StclError, match="--compile: is for ViTs; leave it out"):
+        compile_blocks(unet, gpu)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "which", lambda name: None)
+        with pytest.raises(StclError, match=r"needs Triton and a C compiler \(gcc\)"):
+            compile_blocks(model, gpu)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module, dynamic: compiled.append((module, dynamic)))
+    for network in (model, build_segmenter(SEGTRAIN, 2)):
+        compiled.clear()
+        compile_blocks(network, gpu)
+        backbone = getattr(network, "backbone", None) or network.encoder
+        assert compiled == [(block, True) for block in backbone.vit.blocks]
+        assert not any(module._forward_hooks for module in backbone.vit.modules())  # Python that a compiler trips over
 
 
 def test_checkpointing_is_for_vits():

@@ -1,11 +1,12 @@
 import ctypes
 import os
+import sys
 import threading
 import time
 
 import pytest
 
-from stcl_cli.threads import thread_pool
+from stcl_cli.threads import eager_threads, thread_pool
 
 FREEING = 200_000  # microseconds
 
@@ -25,6 +26,13 @@ def test_its_threads_have_left_to_the_last_instruction():
         numbers = {pool.submit(slow_to_leave).result() for _ in range(3)}
     assert numbers
     assert not numbers & set(map(int, os.listdir("/proc/self/task")))
+
+
+def test_eager_threads_only_inside():
+    before = sys.getswitchinterval()
+    with eager_threads():
+        assert sys.getswitchinterval() < before / 10
+    assert sys.getswitchinterval() == before
 
 
 def test_after_an_error_what_has_not_begun_is_not_done():

@@ -93,6 +93,7 @@ class Bench:
             contrast_start=0.0,
             memory_start=0.0,
             segmentation_start=0.0,
+            memory_consolidation=False,  # once a run, and not in the rate
             w_class=config.w_class,
             w_seg=config.w_seg,
             **self._training(),
