@@ -84,7 +84,7 @@ class Backbone(nn.Module):
         self.aux_index = depth + aux_layer
         self.memory_index = round(depth * 2 / 3) - 1 if memory_layer is None else depth + memory_layer
         self._cpu_hooks = take_over(self.vit)
-        if isinstance(self.vit.patch_embed.proj, nn.Conv2d):  # hybrid ViTs have another stem before it
+        if isinstance(self.vit.patch_embed.proj, nn.Conv2d):  # a hybrid ViT's may be something else
             self.vit.patch_embed.proj = PatchProjection(self.vit.patch_embed.proj)
         self.width: int = self.vit.embed_dim
         self.patch_size: int = self.vit.patch_embed.feat_ratio()
@@ -99,7 +99,7 @@ class Backbone(nn.Module):
         return (photos_B3HW.float() - self.mean) / self.std
 
     def compile_blocks(self) -> None:
-        """Have PyTorch write kernels for the blocks, for a GPU; one set for images of any size and number."""
+        """Have PyTorch write kernels for the blocks, for a GPU; one set for images of many sizes."""
         for handle in self._cpu_hooks:
             handle.remove()
         for block in self.vit.blocks:
@@ -132,7 +132,7 @@ class PatchProjection(nn.Conv2d):
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         height, width = self.kernel_size
-        if self.stride != self.kernel_size or self.padding != (0, 0) or self.groups > 1:
+        if self.stride != self.kernel_size or self.padding != (0, 0) or self.groups > 1 or self.dilation != (1, 1):
             return super().forward(images_B3HW)
         patches = images_B3HW.unflatten(2, (-1, height)).unflatten(4, (-1, width)).permute(0, 2, 4, 1, 3, 5)
         return F.linear(patches.flatten(3), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)

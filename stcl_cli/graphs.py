@@ -113,8 +113,7 @@ class _Replay(torch.autograd.Function):
 
 def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
     for target, source in zip(targets, sources, strict=True):
-        if target.data_ptr() != source.data_ptr():  # the output of another graph, say
-            target.copy_(source)
+        target.copy_(source)
 
 
 def _recorded(record: Callable[[], None]) -> bool:
@@ -141,6 +140,9 @@ def _warm_up(work: Callable[[], object]) -> None:
 @contextmanager
 def _recording(pool: Any = None) -> Iterator[torch.cuda.CUDAGraph]:
     """Other threads, such as the loader's that pins memory, go on meanwhile."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        yield graph
+    graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            yield graph
+    finally:
+        torch.cuda.set_stream(before)  # PyTorch does not go back to it where recording failed

@@ -63,9 +63,7 @@ def label_maps(
     """
     groups: dict[Any, list[int]] = {}
     for index, cam in enumerate(cams):
-        # On a GPU photos of one size together: one launch for all. On the CPU each on its own, bit for bit the same
-        # whatever comes with it.
-        groups.setdefault(cam.cam_Chw.shape if cam.cam_Chw.is_cuda else index, []).append(index)
+        groups.setdefault(_together(cam, index), []).append(index)
     found: list[Tensor | None] = [None] * len(cams)
     for group in groups.values():
         most = max(len(labels[index]) for index in group)
@@ -75,13 +73,21 @@ def label_maps(
         maps = normalise_cams(sum(normalise_cams(gather_slots(cam, slots_BK)) for cam in (last, aux)))
         if memory and most and bank is not None:
             cosine_BRhw = torch.stack([cams[index].cosine_Chw for index in group])
-            index_BR = F.pad(slots_BK.clamp_min(-1) + 1, (1, 0))  # background first
+            index_BR = F.pad(slots_BK + 1, (1, 0))  # background first
             cosine_BRhw = cosine_BRhw.gather(1, index_BR[:, :, None, None].expand(-1, -1, *cosine_BRhw.shape[2:]))
             remembered, trust = memory_maps(cosine_BRhw, bank.view(), slots_BK)
             maps = fuse(maps, remembered, trust, memory)
         for index, own in zip(group, maps, strict=True):
             found[index] = own[: len(labels[index])]
     return found
+
+
+def _together(cam: PhotoCams, index: int) -> Any:
+    """On a GPU photos of one size go together, with one launch for all; on the CPU each is on its own.
+
+    So its maps are the same there, bit for bit, whatever comes with it.
+    """
+    return cam.cam_Chw.shape if cam.cam_Chw.is_cuda else index
 
 
 @torch.inference_mode()
@@ -152,7 +158,7 @@ def fetch(tensor: Tensor) -> Callable[[], np.ndarray]:
     if not tensor.is_cuda:
         return there.numpy
     arrived = torch.cuda.Event(blocking=True)  # a thread that waits sleeps
-    arrived.record()
+    arrived.record(torch.cuda.current_stream(tensor.device))
 
     def wait() -> np.ndarray:
         arrived.synchronize()

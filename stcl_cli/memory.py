@@ -33,7 +33,8 @@ def memory_maps(cosine_BRhw: Tensor, bank: BankView, slots_BK: Tensor) -> tuple[
 
     A softmax over background and the image's labels of SHARPNESS / D * cosine, with D the mean of 1 - cosine between
     a class's prototype and background's: so one setting fits backbones whose tokens lie close together or far apart.
-    Also returns how far each map is to be trusted (B,K): 0 where the class, or background, has no prototype.
+    Also returns how far each map is to be trusted (B,K): 0 where the class, or background, has no prototype, and
+    where its entries are poor.
     """
     prototype_CE = bank.prototype_CE
     classes_BK = slots_BK + 1  # 0 for an empty slot

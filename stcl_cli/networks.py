@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +22,7 @@ from stcl_models.segmenter import SmpSegmenter, VitSegmenter
 from stcl_models.stcl import Stcl
 
 AnyConfig = TypeVar("AnyConfig", TrainConfig, SegtrainConfig)
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def build_stcl(config: TrainConfig, classes: int) -> Stcl:
@@ -48,7 +50,7 @@ def load_stcl(path: Path) -> tuple[Stcl, CheckpointInfo, TrainConfig]:
     """A trained network from a run folder or checkpoint."""
     checkpoint = open_checkpoint(path, "train")
     config = _config_of(checkpoint, TrainConfig)
-    model = build_stcl(_untrained(config), len(checkpoint.info.classes))
+    model = _as_described(checkpoint, build_stcl, config)
     checkpoint.load_model(model)
     return model, checkpoint.info, config
 
@@ -82,7 +84,7 @@ def load_segmenter(path: Path) -> tuple[VitSegmenter | SmpSegmenter, CheckpointI
     """A trained segmentation model from a run folder or checkpoint."""
     checkpoint = open_checkpoint(path, "segtrain")
     config = _config_of(checkpoint, SegtrainConfig)
-    model = build_segmenter(_untrained(config), len(checkpoint.info.classes))
+    model = _as_described(checkpoint, build_segmenter, config)
     checkpoint.load_model(model)
     return model, checkpoint.info, config
 
@@ -123,6 +125,16 @@ def _config_of(checkpoint: Checkpoint, config_class: type[AnyConfig]) -> AnyConf
             f"{shown(checkpoint.path)}: was written by another version of stcl ({shown(str(error))}); install that one"
         ) from error
     return config
+
+
+def _as_described(
+    checkpoint: Checkpoint, build: Callable[..., Network], config: TrainConfig | SegtrainConfig
+) -> Network:
+    """The network of a checkpoint, without its weights. StclError, which names the file, if it cannot be made."""
+    try:
+        return build(_untrained(config), len(checkpoint.info.classes))
+    except StclError as error:
+        raise StclError(f"{shown(checkpoint.path)}: {error}") from error
 
 
 def _untrained(config: AnyConfig) -> AnyConfig:

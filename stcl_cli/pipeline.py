@@ -60,7 +60,8 @@ class Pipeline(Generic[Output, Item]):
         window = max(1, WINDOW * most // self.max_side**2)
         waiting = iter(photos)
         ahead: deque[_Job] = deque()  # being read, or read and not yet computed
-        # Outputs that wait for being written, which may be large; two batches, so that a GPU has one to work on.
+        # Outputs that wait for being written, which may be large; two batches of the largest photos, so that a GPU has
+        # one to work on.
         free = Semaphore(max(2 * threads, 2 * most // self.max_side**2))
 
         jobs: deque[_Job] = deque()

@@ -38,6 +38,8 @@ class Runtime:
 def make_runtime(device: str, amp: str = "off") -> Runtime:
     """StclError if the device is not there."""
     chosen = pick_device(device)
+    if chosen.type == "cuda" and chosen.index is not None:
+        torch.cuda.set_device(chosen)  # streams, events and graphs are the current device's
     if amp == "auto":
         # From Ampere on; an older GPU imitates bf16, slower than float32, and cuDNN has no convolutions of it there.
         amp = "bf16" if chosen.type == "cuda" and torch.cuda.get_device_capability(chosen) >= (8, 0) else "off"

@@ -188,7 +188,9 @@ def pretended() -> Iterator[Counter[str]]:
     try:
         with (
             mock.patch.object(torch.cuda, "device_count", return_value=1),
-            mock.patch.object(torch.cuda, "Event"),  # all has happened when it is asked for
+            mock.patch.multiple(
+                torch.cuda, Event=mock.DEFAULT, current_stream=mock.DEFAULT
+            ),  # all has happened when it is asked for
             mock.patch.multiple(torch.inference_mode, __enter__=_no_grad, __exit__=_grad_as_before),
             _Mode(),
         ):

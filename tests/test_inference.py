@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from pretended_cuda import pretended
 from torch import nn
 from torch.nn import functional as F
 
+from stcl_cli import inference
 from stcl_cli.cams import normalise_cams
-from stcl_cli.inference import label_maps, photo_affinities, photo_cams, photo_scores
+from stcl_cli.inference import fetch, label_maps, photo_affinities, photo_cams, photo_scores
 from stcl_cli.memory import memory_maps
 from stcl_cli.runtime import make_runtime
 from stcl_models.backbone import Backbone
@@ -69,6 +71,31 @@ def test_maps_of_labels_with_the_memory_without_it_and_with_half_of_each():
     (cams,) = photo_cams(bare, CPU, [PHOTO], (1.0,))
     assert cams.cosine_Chw is None
     assert torch.equal(*(label_maps([cams], [(1,)], None, memory)[0] for memory in (0.5, 0.0)))
+
+
+def test_maps_of_photos_with_no_one_and_three_labels_together_as_one_by_one(monkeypatch):
+    model = a_model_with_a_memory()
+    photos, labels = [PHOTO, PHOTO[::-1].copy(), 255 - PHOTO], [(), (1,), (0, 1, 2)]
+    cams = photo_cams(model, CPU, photos, (1.0,))
+    alone = label_maps(cams, labels, model.memory, 0.7)
+    slots, asked = inference.gather_slots, []
+    monkeypatch.setattr(inference, "gather_slots", lambda cam, k: (asked.append(k.tolist()), slots(cam, k))[1])
+    monkeypatch.setattr(inference, "_together", lambda cam, index: cam.cam_Chw.shape)  # as on a GPU
+    together = label_maps(cams, labels, model.memory, 0.7)
+    assert asked[0] == [[-1, -1, -1], [1, -1, -1], [0, 1, 2]]
+    for mine, other in zip(together, alone, strict=True):
+        assert mine.shape == other.shape
+        assert torch.allclose(mine, other, atol=1e-6)
+
+
+def test_fetching_from_a_gpu_waits_for_what_was_launched_before():
+    with pretended():
+        tensor = torch.arange(3, device="cuda")
+        wait = fetch(tensor)
+        torch.cuda.Event().record.assert_called_once_with(torch.cuda.current_stream())
+        torch.cuda.Event().synchronize.assert_not_called()
+        assert wait().tolist() == [0, 1, 2]
+        torch.cuda.Event().synchronize.assert_called_once_with()
 
 
 def test_affinity_of_a_photo_of_any_size():

@@ -69,10 +69,14 @@ def test_a_cpu_that_only_imitates_bf16_is_told(monkeypatch, capsys, has, warned)
 def test_precision_on_a_gpu(monkeypatch, capability, dtype):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     assert make_runtime("cuda:1", "auto").amp == dtype
     assert make_runtime("cuda:1", "bf16").amp == torch.bfloat16
     assert make_runtime("cuda:1", "off").amp is None
     assert not torch.backends.cuda.matmul.allow_tf32  # what asks for float32, such as the CRF, gets it
+    # whose streams, events and graphs are meant where none is named
+    assert chosen == 3 * [torch.device("cuda:1")]
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")

@@ -35,7 +35,6 @@ ROWS: dict[str, dict[str, Any]] = {
     "default without consolidation": {"memory_consolidation": False},
     "default": {},
     "default without memory loss": {"w_memory": 0.0},
-    "memory only at the end": {"memory_start": 0.99},
     "default without patch contrast": {"w_patch": 0.0},
     "default and class contrast": CLASS,
     "default, class contrast, segmentation branch": {**CLASS, **BRANCH},

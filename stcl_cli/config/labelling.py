@@ -68,7 +68,7 @@ class TrainConfig(Training):
     warmup: float = option(0.075, "Share of the run in which the learning rate rises.", range=SHARE)
     contrast_start: float = option(
         0.4,
-        "Share of the run after which the memory fills; without a memory the contrast losses join here.",
+        "Share of the run after which the memory fills; the contrast losses join here where no memory guides.",
         range=SHARE,
     )
     memory_start: float = option(

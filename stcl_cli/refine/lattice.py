@@ -2,8 +2,9 @@
 
 Source: Adams, Baek and Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (Eurographics 2010),
 with the order of float32 operations, the 0.5 1 0.5 blur and the scale of Krähenbühl's code (pydensecrf), so that every
-pixel lands in the same simplex there and here. Ours: no hash table. Vertices are packed into 64-bit keys (image first)
-and sorted once; neighbours are found by binary search; splat, blurs and slice are bags of (index, weight), a call each.
+pixel lands in the same simplex there and here. Ours: vertices are packed into 64-bit keys (image first) and sorted
+once; neighbours are found by hashing all at once, then binary search; splat, blurs and slice are bags of (index,
+weight), a call each, but on a GPU where other calls are faster.
 
 Shapes: D feature dimensions, R = D + 1 vertices of a simplex, N pixels of all images, M lattice vertices, C channels.
 """

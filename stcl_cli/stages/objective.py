@@ -62,11 +62,16 @@ class Objective:
         self.model, self.config, self.runtime, self.most_labels = model, config, runtime, most_labels
         self.window = local_window(config, model.backbone.patch_size)
         self.remember = Remember(model.memory, config) if model.memory is not None else None
-        self.see: Callable[[Tensor], Sequence[Tensor]] = self._see
-        self.look = {guided: partial(self._look, guided) for guided in (False, True)}
+        self.forget()
         if most_labels is not None and _launching_takes_longer(model, config, runtime):
             self.see = ReplayedWithGradient(self._see, list(model.backbone.parameters()))
             self.look = {guided: Replayed(work) for guided, work in self.look.items()}
+
+    def forget(self) -> None:
+        """What was recorded, and the memory it holds."""
+        self.see: Callable[[Tensor], Sequence[Tensor]] = self._see
+        self.look: dict[bool, Callable[..., tuple[CamPass, Maps]]]
+        self.look = {guided: partial(self._look, guided) for guided in (False, True)}
 
     def __call__(self, batch: dict[str, Any], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         config, model = self.config, self.model
@@ -76,8 +81,10 @@ class Objective:
         second_phase = progress >= config.contrast_start
         remember = second_phase and self.remember is not None
         guided = remember and progress >= config.memory_start
-        # Not before the memory guides: by CAMs alone patch contrast took parts of objects for background, for good.
-        contrast = (second_phase if self.remember is None else guided) and (config.w_patch or config.w_class)
+        # Where a memory will guide, not before it: by CAMs alone patch contrast took parts of objects for background,
+        # for good.
+        waits = self.remember is not None and config.guidance
+        contrast = (guided if waits else second_phase) and (config.w_patch or config.w_class)
         segment = progress >= config.segmentation_start and config.w_seg
 
         tokens = Tokens(*self.see(images_B3HW), model.backbone.grid(images_B3HW))
@@ -94,6 +101,8 @@ class Objective:
             slots_BK = label_slots(labels_BC, self.most_labels)
             seen = (token.detach() for token in tokens[:4])
             cams, maps = self.look[bool(guided)](images_B3HW, slots_BK, valid_BHW, *seen)
+            if guided:
+                self.look[False] = partial(self._look, False)  # not called again: what it recorded is memory
         if contrast:
             parts |= self._contrast(images_B3HW, tokens, cams, maps, slots_BK, valid_BHW, batch["uniform"])
         if remember:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 
@@ -22,6 +21,8 @@ from stcl_cli.stages.objective import Objective
 from stcl_cli.stages.output import Result, open_folder, skip
 from stcl_cli.validation import cam_validation
 from stcl_models.stcl import Stcl
+
+MOST_SLOTS = 16  # with more labels on one photo each batch gets as many maps as it needs, for which a GPU is waited
 
 
 def run(config: TrainConfig) -> Result:
@@ -64,8 +65,15 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
     )
     say(f"{len(labelled)} photos, {len(labels.classes)} classes, {config.backbone} on {devices(runtime.device)}")
     consolidation = None
+    most = int(max(len(classes) for _, classes in labelled))
+    recordable = runtime.device.type == "cuda" and most <= MOST_SLOTS
+    objective = Objective(model, config, runtime, most_labels=max(1, most) if recordable else None)
     if model.memory is not None and config.memory_consolidation:
-        consolidation = partial(consolidate, model, config, runtime, labelled)
+
+        def consolidation(tell: Callable[[str], None]) -> None:
+            objective.forget()
+            consolidate(model, config, runtime, labelled, tell)
+
     fit(
         Run(
             stage="train",
@@ -74,7 +82,7 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
             classes=labels.classes,
             model=model,
             groups=parameter_groups(model.backbone, model, config.lr),
-            step=Objective(model, config, runtime, most_labels=max(1, int(multi_hot.sum(1).max()))),
+            step=objective,
             batches=training_batches(views, config, runtime.device),
             runtime=runtime,
             failures=failures,

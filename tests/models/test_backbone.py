@@ -2,8 +2,9 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from stcl_models.backbone import Backbone, BackboneError
+from stcl_models.backbone import Backbone, BackboneError, PatchProjection
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,17 @@ def test_patch_tokens_fill_the_grid(name):
     assert tokens.grid == (64 // backbone.patch_size, 96 // backbone.patch_size)
     assert tokens.patch_BND.shape == (1, tokens.grid[0] * tokens.grid[1], backbone.width)
     assert torch.equal(tokens.patch_BND, tokens.aux_BND)
+
+
+def test_patches_as_a_matrix_product_are_the_convolution():
+    convolution = nn.Conv2d(3, 5, kernel_size=(4, 8), stride=(4, 8))
+    product, images = PatchProjection(convolution), torch.randn(2, 3, 12, 24)
+    assert torch.allclose(product(images), convolution(images), atol=1e-5)
+    assert product.state_dict().keys() == convolution.state_dict().keys()
+    overlapping = nn.Conv2d(3, 5, kernel_size=4, stride=2, padding=1)
+    assert torch.equal(PatchProjection(overlapping)(images), overlapping(images))
+    backbone = Backbone("vit_tiny_patch16_224")
+    assert isinstance(backbone.vit.patch_embed.proj, PatchProjection)
 
 
 def test_a_register_is_no_class_token():

@@ -296,9 +296,9 @@ def test_contrast_waits_for_a_memory_to_guide(model):
     objective = Objective(copy.deepcopy(model), CONFIG, make_runtime("cpu"))
     assert not {"patch", "class"} & objective(make_batch(10), before)[1].keys()
     assert {"patch", "class", "memory"} <= objective(make_batch(10), after)[1].keys()
-    bare = replace(CONFIG, memory_slots=0)
-    objective = Objective(build_stcl(bare, CLASSES).train(), bare, make_runtime("cpu"))
-    assert {"patch", "class"} <= objective(make_batch(10), before)[1].keys()
+    for other in (replace(CONFIG, memory_slots=0), replace(CONFIG, guidance=0.0)):
+        objective = Objective(build_stcl(other, CLASSES).train(), other, make_runtime("cpu"))
+        assert {"patch", "class"} <= objective(make_batch(10), before)[1].keys()
 
 
 @pytest.mark.cuda
