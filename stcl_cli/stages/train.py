@@ -65,7 +65,7 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
     )
     say(f"{len(labelled)} photos, {len(labels.classes)} classes, {config.backbone} on {devices(runtime.device)}")
     consolidation = None
-    most = int(max(len(classes) for _, classes in labelled))
+    most = max(len(classes) for _, classes in labelled)
     recordable = runtime.device.type == "cuda" and most <= MOST_SLOTS
     objective = Objective(model, config, runtime, most_labels=max(1, most) if recordable else None)
     if model.memory is not None and config.memory_consolidation:
