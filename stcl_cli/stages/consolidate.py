@@ -7,20 +7,24 @@ it then keeps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stcl_cli.config import TrainConfig
 from stcl_cli.data.photos import Photo, read_photo
 from stcl_cli.distributed import all_gather_rows, rank, ranks
 from stcl_cli.errors import PhotoError
-from stcl_cli.inference import label_maps, photo_cams
+from stcl_cli.inference import PhotoCams, label_maps, photo_cams
 from stcl_cli.memory import LEAST_PATCHES, region_embeddings, region_masks, region_quality
+from stcl_cli.pipeline import Pipeline
 from stcl_cli.runtime import Runtime
-from stcl_cli.within_memory import if_it_fits
+from stcl_cli.within_memory import Network
 from stcl_models.memory_bank import Entries, MemoryBank
 from stcl_models.stcl import Stcl, resize
 
@@ -37,15 +41,16 @@ def consolidate(
 
     A class that no sure region is found of keeps what it had.
     """
-    model.eval()
     old, new = model.memory, model.memory.empty()
     chosen = choose(labelled, new.embedding.shape[1])
-    for first in range(0, len(chosen), CHUNK):
-        tell(f"consolidating the memory {first}/{len(chosen)}")
-        mine = np.array_split(chosen[first : first + CHUNK], ranks())[rank()]  # gathered, they are in order again
-        entries = [regions_of(model, config, runtime, int(index), *labelled[index]) for index in mine]
-        rows = [torch.cat(column) for column in zip(no_entries(old), *entries, strict=True)]
-        new.update(Entries(*(all_gather_rows(row) for row in rows)), config.iterations)
+    chunks = [chosen[first : first + CHUNK] for first in range(0, len(chosen), CHUNK)]
+    shares = [np.array_split(chunk, ranks())[rank()] for chunk in chunks]  # gathered, they are in order again
+    mine = [int(index) for share in shares for index in share]
+    with closing(regions_of_photos(model, config, runtime, labelled, mine)) as found:
+        for number, share in enumerate(shares):
+            tell(f"consolidating the memory {number * CHUNK}/{len(chosen)}")
+            rows = [torch.cat(column) for column in zip(no_entries(old), *islice(found, len(share)), strict=True)]
+            new.update(Entries(*(all_gather_rows(row) for row in rows)), config.iterations)
     found_C = new.stored > 0
     for before, after in zip(old.buffers(), new.buffers(), strict=True):
         before[found_C] = after[found_C]
@@ -70,23 +75,49 @@ def no_entries(bank: MemoryBank) -> Entries:
     return Entries(bank.prototype[:0], none, bank.quality.new_zeros(0), none)
 
 
+def regions_of_photos(
+    model: Stcl, config: TrainConfig, runtime: Runtime, labelled: Labelled, indices: Sequence[int]
+) -> Iterator[Entries]:
+    """What each of the photos at `indices` leaves in the memory, in their order."""
+    number = {labelled[index][0].name: index for index in indices}
+    network = Network(model, runtime)
+
+    def read(photo: Photo) -> np.ndarray:
+        return read_photo(photo.path, config.max_side)
+
+    def compute(photos: list[Photo], pixels: list[np.ndarray]) -> list[Entries | PhotoError]:
+        inputs = [(number[photo.name], image) for photo, image in zip(photos, pixels, strict=True)]
+        return network.compute(partial(_regions, config, labelled), inputs, [photo.path for photo in photos])
+
+    def keep(photo: Photo, entries: Entries) -> Entries:
+        return entries
+
+    work = Pipeline(read, compute, keep, model.backbone.patch_size, config.max_side)
+    for _, outcome in work.run([labelled[index][0] for index in indices], runtime.device):
+        # The loader names a photo that cannot be read if training meets it, and `stcl cam` will.
+        entries = no_entries(model.memory) if isinstance(outcome, PhotoError) else outcome
+        yield Entries(*(column.to(runtime.device) for column in entries))  # a large photo's are the CPU's
+
+
 @torch.inference_mode()
+def _regions(
+    config: TrainConfig, labelled: Labelled, model: Stcl, runtime: Runtime, inputs: list[tuple[int, np.ndarray]]
+) -> list[Entries]:
+    """Of photos of one size and their places in the list."""
+    cams = photo_cams(model, runtime, [pixels for _, pixels in inputs], config.cam_scales)
+    labels = [labelled[index][1] for index, _ in inputs]
+    maps = label_maps(cams, labels, model.memory, config.guidance)
+    return [
+        regions_of(*of_photo, config, model.memory, index)
+        for *of_photo, (index, _) in zip(cams, maps, labels, inputs, strict=True)
+    ]
+
+
 def regions_of(
-    model: Stcl, config: TrainConfig, runtime: Runtime, index: int, photo: Photo, labels: tuple[int, ...]
+    cams: PhotoCams, maps_Khw: Tensor, labels: tuple[int, ...], config: TrainConfig, bank: MemoryBank, index: int
 ) -> Entries:
-    """What one photo leaves in the memory: its sure regions by the maps that `stcl cam` would write."""
-    bank = model.memory
-    try:
-        pixels = read_photo(photo.path, config.max_side)
-    except PhotoError:  # the loader names it if training meets it, and `stcl cam` will
-        labels = ()
-    if not labels:
-        return no_entries(bank)
-    found = if_it_fits(partial(photo_cams, model, runtime, [pixels], config.cam_scales))
-    if found is None:
-        return no_entries(bank)
-    (cams,) = found
-    maps = resize(label_maps([cams], [labels], bank, config.guidance)[0][None], cams.key_grid)
+    """The sure regions of a photo by the maps that `stcl cam` would write."""
+    maps = resize(maps_Khw[None], cams.key_grid)
     slots = torch.tensor([labels], device=maps.device)
     valid = torch.ones(1, *cams.key_grid, dtype=torch.bool, device=maps.device)
     masks, classes = region_masks(maps, slots, valid, config.beta_low, config.beta_high)

@@ -37,6 +37,7 @@ from stcl_models.backbone import Tokens
 from stcl_models.stcl import CamPass, Stcl, resize
 
 REPLAYED_PIXELS = 2**22  # of a step; with more, kernels take longer than launching them
+MOST_SLOTS = 16  # with more labels on one photo each batch gets as many maps as it needs, for which a GPU is waited
 
 
 class Maps(NamedTuple):
@@ -55,15 +56,17 @@ def local_window(config: TrainConfig, patch: int) -> int:
 class Objective:
     """Called with a batch and how far the run is; what a phase does not use yet is not computed.
 
-    `most_labels` is how many labels a photo has at the most; None: what each batch shows, for which a GPU is waited.
+    `most_labels` is how many labels a photo of the run has at the most, if that is known.
     """
 
     def __init__(self, model: Stcl, config: TrainConfig, runtime: Runtime, most_labels: int | None = None) -> None:
-        self.model, self.config, self.runtime, self.most_labels = model, config, runtime, most_labels
+        self.model, self.config, self.runtime = model, config, runtime
+        recordable = runtime.device.type == "cuda" and most_labels is not None and most_labels <= MOST_SLOTS
+        self.slots = max(1, most_labels) if recordable else None
         self.window = local_window(config, model.backbone.patch_size)
         self.remember = Remember(model.memory, config) if model.memory is not None else None
         self.forget()
-        if most_labels is not None and _launching_takes_longer(model, config, runtime):
+        if recordable and _launching_takes_longer(model, config):
             self.see = ReplayedWithGradient(self._see, list(model.backbone.parameters()))
             self.look = {guided: Replayed(work) for guided, work in self.look.items()}
 
@@ -98,7 +101,7 @@ class Objective:
         weights = {"cls": 1.0, "cls_aux": 1.0, "patch": config.w_patch, "class": config.w_class, "seg": config.w_seg,
                    "reg": config.w_reg, "memory": config.w_memory}  # fmt: skip
         if contrast or remember or segment:
-            slots_BK = label_slots(labels_BC, self.most_labels)
+            slots_BK = label_slots(labels_BC, self.slots)
             seen = (token.detach() for token in tokens[:4])
             cams, maps = self.look[bool(guided)](images_B3HW, slots_BK, valid_BHW, *seen)
             if guided:
@@ -184,13 +187,13 @@ class Objective:
         return parts
 
 
-def _launching_takes_longer(model: Stcl, config: TrainConfig, runtime: Runtime) -> bool:
-    """Whether the network's passes are recorded and replayed: on a GPU, for a step of few pixels that is one part."""
+def _launching_takes_longer(model: Stcl, config: TrainConfig) -> bool:
+    """Whether a GPU records the network's passes and replays them: for a step of few pixels that is one part."""
     few = config.batch_size * config.crop_size**2 <= REPLAYED_PIXELS
     whole = config.accumulate == 1 and not config.checkpointing
     # Its statistics change in every pass, those before the recording too, and several ranks share them.
     steady = not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.backbone.modules())
-    return runtime.device.type == "cuda" and torch.cuda.is_available() and few and whole and steady
+    return few and whole and steady
 
 
 def box_mask(box_B4: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:

@@ -22,8 +22,6 @@ from stcl_cli.stages.output import Result, open_folder, skip
 from stcl_cli.validation import cam_validation
 from stcl_models.stcl import Stcl
 
-MOST_SLOTS = 16  # with more labels on one photo each batch gets as many maps as it needs, for which a GPU is waited
-
 
 def run(config: TrainConfig) -> Result:
     """Train, or go on training. Raises StclError."""
@@ -66,8 +64,7 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
     say(f"{len(labelled)} photos, {len(labels.classes)} classes, {config.backbone} on {devices(runtime.device)}")
     consolidation = None
     most = max(len(classes) for _, classes in labelled)
-    recordable = runtime.device.type == "cuda" and most <= MOST_SLOTS
-    objective = Objective(model, config, runtime, most_labels=max(1, most) if recordable else None)
+    objective = Objective(model, config, runtime, most_labels=most)
     if model.memory is not None and config.memory_consolidation:
 
         def consolidation(tell: Callable[[str], None]) -> None:

@@ -5,12 +5,13 @@ from helpers import quick
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stcl_cli import pipeline
 from stcl_cli.config import TrainConfig
-from stcl_cli.data.photos import Photo, list_photos
+from stcl_cli.data.photos import Photo, list_photos, read_photo
 from stcl_cli.networks import load_stcl
 from stcl_cli.runtime import make_runtime
 from stcl_cli.stages import consolidate as module
-from stcl_cli.stages.consolidate import choose, consolidate, regions_of
+from stcl_cli.stages.consolidate import choose, consolidate, regions_of_photos
 
 RUNTIME = make_runtime("cpu")
 
@@ -22,9 +23,13 @@ def run(trained):
     torch.manual_seed(0)
     for parameter in (model.classifier.weight, model.classifier_aux.weight):
         torch.nn.init.normal_(parameter)
-    config = TrainConfig(images="", labels="", output="", cam_scales=(1.0,), guidance=0.0)
+    config = TrainConfig(images="", labels="", output="", cam_scales=(1.0,), guidance=0.0, max_side=64)
     labelled = [(photo, (number % 2,)) for number, photo in enumerate(list_photos(str(trained.photos))[0])]
     return model, config, labelled
+
+
+def regions(model, config, labelled):
+    return list(regions_of_photos(model, config, RUNTIME, labelled, range(len(labelled))))
 
 
 def told(model, config, labelled):
@@ -35,8 +40,7 @@ def told(model, config, labelled):
 
 def test_the_memory_holds_the_regions_of_every_photo_and_no_other(run, monkeypatch):
     model, config, labelled = run
-    expected = [regions_of(model, config, RUNTIME, index, *row) for index, row in enumerate(labelled)]
-    expected = [torch.cat(column) for column in zip(*expected, strict=True)]
+    expected = [torch.cat(column) for column in zip(*regions(model, config, labelled), strict=True)]
     assert set(expected[1].tolist()) == {0, 1, 2}
     monkeypatch.setattr(module, "CHUNK", 2)
     model.memory.adaptive = False  # or the gate keeps some out
@@ -65,29 +69,41 @@ def test_a_class_that_nothing_is_found_of_keeps_what_it_had_and_a_broken_photo_i
 
 def test_a_photo_that_there_is_too_little_memory_for_is_passed_over(run, monkeypatch):
     model, config, labelled = run
-    photo_cams, asked = module.photo_cams, []
+    photo_cams, large = module.photo_cams, read_photo(labelled[0][0].path)
 
-    def full(*inputs):
-        asked.append(inputs)
-        if len(asked) == 1:
+    def full(model, runtime, photos, scales):
+        if any(np.array_equal(photo, large) for photo in photos):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return photo_cams(*inputs)
+        return photo_cams(model, runtime, photos, scales)
 
     monkeypatch.setattr(module, "photo_cams", full)
     told(model, config, labelled)
-    assert len(asked) == 3
     assert set(model.memory.photo[model.memory.stored_at >= 0].tolist()) == {1, 2}
 
 
 def test_how_sure_the_classifier_is_does_not_count(run):
     model, config, labelled = run
-    photo, labels = labelled[0]
-    quality = regions_of(model, config, RUNTIME, 0, photo, labels).quality_R
+    (first,) = regions(model, config, labelled[:1])
     with torch.no_grad():
         model.classifier.weight.mul_(0.01)  # all classes: near one half; the maps stay, as they are normalised
-    torch.testing.assert_close(
-        regions_of(model, config, RUNTIME, 0, photo, labels).quality_R, quality, atol=1e-3, rtol=0
-    )
+    (again,) = regions(model, config, labelled[:1])
+    torch.testing.assert_close(again.quality_R, first.quality_R, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("most", [2, 32])
+def test_photos_together_leave_what_each_leaves_alone(run, monkeypatch, most):
+    model, config, labelled = run
+    labelled[1] = (labelled[1][0], (0, 1))
+    alone = [regions(model, config, [row])[0] for row in labelled]
+    photo_cams, sizes = module.photo_cams, []
+    monkeypatch.setattr(module, "photo_cams", lambda *of: sizes.append(len(of[2])) or photo_cams(*of))
+    monkeypatch.setitem(pipeline.BATCH_PIXELS, "cpu", most * 48 * 64)
+    for index, (single, together) in enumerate(zip(alone, regions(model, config, labelled), strict=True)):
+        assert together.photo_R.tolist() == [index] * len(single.photo_R)
+        assert together.class_R.tolist() == single.class_R.tolist()
+        torch.testing.assert_close(together.embedding_RE, single.embedding_RE, atol=1e-5, rtol=0)
+        torch.testing.assert_close(together.quality_R, single.quality_R, atol=1e-5, rtol=0)
+    assert sizes == ([2, 1] if most == 2 else [3])
 
 
 @quick
