@@ -23,7 +23,7 @@ LINES = [line for block in BLOCKS for line in block.splitlines()]
 # What makes an example quick: of an option that is given twice the last one counts.
 STEPS = "--iterations 1 --batch-size 2 --crop-size 32 --device cpu --no-pretrained"
 QUICK = {"train": f"{STEPS} --backbone stcl_tiny", "run": f"{STEPS} --backbone stcl_tiny", "segtrain": STEPS}
-QUICK["bench"] = "--backbone stcl_tiny --crop-size 32 --batch-size 2 --photos 8 --device cpu"
+QUICK["bench"] = "--backbone stcl_tiny --crop-size 32 --batch-size 2 --photos 8 --device cpu --amp off"
 
 
 @pytest.fixture

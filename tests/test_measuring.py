@@ -1,4 +1,6 @@
+import itertools
 import mmap
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +23,15 @@ def test_matrix_rate_is_operations_over_the_time_of_the_fastest(monkeypatch, amp
     rate = matrix_rate(Runtime(CPU, amp), seconds=0.04)
     assert products == [amp or torch.float32] * (1 + 10 * 4)  # a tenth of 0.04 s is four times 0.001 s
     assert rate == pytest.approx(4 * 2 * 32**3 / 0.2 / 1e9)
+
+
+def test_a_slow_machine_is_not_measured_ten_times(monkeypatch):
+    monkeypatch.setattr(measuring, "_SIDE", {"cpu": 8})
+    clock, measured = itertools.count(0, 0.7), []
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(measuring, "_seconds", lambda work, runtime: measured.append(work()) or 2.0)
+    assert matrix_rate(Runtime(CPU, None), seconds=1.0) == pytest.approx(2 * 8**3 / 2.0 / 1e9)
+    assert len(measured) == 1 + 5  # the clock says 0.7, 1.4, 2.1 and 2.8 s after four of them
 
 
 def test_matrix_rate_of_this_machine():
