@@ -103,26 +103,27 @@ class MemoryBank(nn.Module):
 
     def _places(self, class_R: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Slot of every entry, and whether it has one: the r-th entry of a class takes its r-th least valuable slot."""
-        value_CM = self._value(step) if self.adaptive else self.stored_at.float()
-        value_CM = torch.where(self.stored_at >= 0, value_CM, -torch.inf)
-        order_RM = value_CM[class_R].argsort(dim=1, stable=True)
+        stored_RM = self.stored_at[class_R]
+        value_RM = self._value(class_R, step) if self.adaptive else stored_RM.float()
+        order_RM = torch.where(stored_RM >= 0, value_RM, -torch.inf).argsort(dim=1, stable=True)
         same_RR = class_R[:, None] == class_R[None]
         rank_R = same_RR.tril(-1).sum(1)
-        slots = value_CM.shape[1]
+        slots = order_RM.shape[1]
         return order_RM.gather(1, rank_R.clamp_max(slots - 1)[:, None])[:, 0], rank_R < slots
 
     def _learn_prototypes(self, class_R: Tensor, step: int) -> None:
         """Of the classes that got an entry: the mean of their slots, by value, and how good those are."""
         class_R = class_R.unique()
         filled_RM = self.stored_at[class_R] >= 0
-        weight_RM = filled_RM * (self._value(step)[class_R] if self.adaptive else 1.0)
+        weight_RM = filled_RM * (self._value(class_R, step) if self.adaptive else 1.0)
         mean_RE = torch.einsum("rm,rme->re", weight_RM, self.embedding[class_R])
         self.prototype[class_R] = F.normalize(mean_RE, dim=1)
         quality_R = (weight_RM * self.quality[class_R]).sum(1) / weight_RM.sum(1)
         self.trust[class_R] = ((quality_R - DOUBTED) / (TRUSTED - DOUBTED)).clamp(0, 1)
 
-    def _value(self, step: int) -> Tensor:
-        return self.quality.clamp_min(1e-3) * 0.5 ** ((step - self.stored_at) / self.half_life)
+    def _value(self, class_R: Tensor, step: int) -> Tensor:
+        """Of the slots of these classes (R,M)."""
+        return self.quality[class_R].clamp_min(1e-3) * 0.5 ** ((step - self.stored_at[class_R]) / self.half_life)
 
     def _learn_moments(self, class_R: Tensor, cosine_R: Tensor, known_R: Tensor) -> None:
         """Of the entries whose class has a prototype."""
