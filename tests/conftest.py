@@ -17,10 +17,13 @@ settings.load_profile("stcl")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where autograd sees a GPU it starts threads, and a process forked after that may not run a backward pass.
+    """Before torch is there: how many threads it starts, and whether it sees a GPU.
 
-    So only `pytest -m cuda` sees one.
+    Where autograd sees a GPU it starts threads, and a process forked after that may not run a backward pass. So only
+    `pytest -m cuda` sees one.
     """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     if config.option.markexpr != "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -32,11 +32,7 @@ TRAINING = {
     "lr": 1e-3,
     "contrast_start": 0.5,
     "memory_start": 0.6,
-    "segmentation_start": 0.7,
     "cam_scales": (1.0,),
-    "w_class": 0.5,
-    "w_seg": 0.1,
-    "local_crops": 2,
 }
 BACKGROUND = (0.2, 0.3)
 SECOND_STAGE = {"iterations": 200, "batch_size": 16, "crop_size": 96, "rescale": (0.75, 1.5), "lr": 5e-4}
