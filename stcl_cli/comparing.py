@@ -65,13 +65,18 @@ def in_values_of(classes: TrueClasses, mask_HW: np.ndarray) -> np.ndarray:
     return table[mask_HW] if classes.reordered else mask_HW
 
 
-def compare_mask(path: Path, mask_HW: np.ndarray, truth_HW: np.ndarray, classes: int) -> np.ndarray:
+def compare_mask(
+    path: Path, mask_HW: np.ndarray, truth_HW: np.ndarray, classes: int, ignore_predictions: bool = False
+) -> np.ndarray:
     """The confusion matrix (C + 1, C + 2) of the mask that was read from `path`. PhotoError if the sizes differ."""
     if mask_HW.shape != truth_HW.shape:
         raise PhotoError(
             f"{shown(path)}: is {_size(mask_HW)}, but the true mask is {_size(truth_HW)}; make it at the photo's size"
         )
-    return sum(confusion_matrix(truth_HW[rows], mask_HW[rows], classes + 1) for rows in strips(mask_HW.shape))
+    return sum(
+        confusion_matrix(truth_HW[rows], mask_HW[rows], classes + 1, ignore_predictions)
+        for rows in strips(mask_HW.shape)
+    )
 
 
 def compare_cam(path: Path, cam: CamFile, truth_HW: np.ndarray, sweep: CamSweep) -> None:

@@ -113,10 +113,13 @@ def fit(run: Run) -> dict[str, Any]:
             if run.finish and done == config.iterations:
                 with log.paused():
                     run.finish(gauge.tell)
+            measuring = run.validate and (done % validate_every == 0 or done == config.iterations)
             # Always before a checkpoint: it stops a run that is no longer finite, and a resumed run logs the same.
             if saving or done % config.log_every == 0:
                 text = log.write(done, peaks[0] * factor, run.figures() if run.figures else {})
-            if run.validate and (done % validate_every == 0 or done == config.iterations):
+            elif measuring:
+                log.finite(done)
+            if measuring:
                 with log.paused():
                     measured = run.validate(gauge.tell)
                 model.train()
@@ -128,10 +131,13 @@ def fit(run: Run) -> dict[str, Any]:
     return measured
 
 
-def check_accumulate(config: TrainConfig | SegtrainConfig) -> None:
-    """StclError if a batch cannot be computed in equal parts."""
+def check_options(config: TrainConfig | SegtrainConfig) -> None:
+    """StclError if a batch cannot be computed in equal parts, or a range is none."""
     if config.batch_size % config.accumulate:
         raise StclError(f"--accumulate {config.accumulate}: must divide --batch-size {config.batch_size}")
+    low, high = config.rescale
+    if low > high:
+        raise StclError(f"--rescale {low:g} {high:g}: give the smaller one first")
 
 
 def _backward(run: Run, batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
@@ -192,15 +198,20 @@ class _Log:
         self.steps.append(({name: value.detach().float() for name, value in parts.items()}, photos))
         self.skipped += failures
 
-    def write(self, iteration: int, lr: float, of_model: dict[str, float]) -> str:
-        """Write a line and give it as text. StclError if an iteration since the last one was not finite."""
-        self._record(self.skipped)
+    def finite(self, iteration: int) -> list[tuple[dict[str, float], list[str]]]:
+        """Figures and photos of each iteration since the last line. StclError if one was not finite."""
         values = torch.stack([value for parts, _ in self.steps for value in parts.values()])
         figures = iter((sum_over_ranks(values) / ranks()).tolist())
         steps = [({name: next(figures) for name in parts}, photos) for parts, photos in self.steps]
         for number, (parts, photos) in enumerate(steps, iteration + 1 - len(steps)):
             if not all(map(math.isfinite, parts.values())):
                 raise _not_finite(number, parts, photos)
+        return steps
+
+    def write(self, iteration: int, lr: float, of_model: dict[str, float]) -> str:
+        """Write a line and give it as text. StclError as `finite`."""
+        self._record(self.skipped)
+        steps = self.finite(iteration)
         by_name: dict[str, list[float]] = {}
         for parts, _ in steps:
             for name, value in parts.items():

@@ -105,7 +105,7 @@ def compile_blocks(model: Stcl | VitSegmenter | SmpSegmenter, device: torch.devi
 def default_encoder(config: SegtrainConfig) -> str:
     """What --encoder is when it was not given."""
     if config.init:
-        return open_checkpoint(Path(config.init), "train").info.config["backbone"]
+        return _config_of(open_checkpoint(Path(config.init), "train"), TrainConfig).backbone
     return "vit_base_patch16_224.augreg_in21k_ft_in1k" if config.arch == "vit" else "resnet50"
 
 

@@ -13,6 +13,7 @@ import torch
 from stcl_cli.cam_sweep import CamSweep
 from stcl_cli.comparing import TrueClasses, in_values_of, true_classes
 from stcl_cli.config import SegtrainConfig, TrainConfig, Training
+from stcl_cli.data.labels import Labels, match_labels
 from stcl_cli.data.loader import read_photo_mask
 from stcl_cli.data.photos import Photo, list_photos, read_photo
 from stcl_cli.distributed import rank, ranks, sum_over_ranks
@@ -33,14 +34,21 @@ def cam_validation(
     config: TrainConfig,
     runtime: Runtime,
     classes: tuple[str, ...],
-    labelled: Sequence[tuple[Photo, tuple[int, ...]]],
+    table: Labels,
 ) -> Validation | None:
-    """mIoU of the CAMs, labels given, at the background score that is best for it; None without --val-masks."""
+    """mIoU of the CAMs, labels given, at the background score that is best for it; None without --val-masks.
+
+    `table` holds the labels, also of photos that are not trained on.
+    """
     photos = _photos_with_masks(config)
     if photos is None:
         return None
-    labels = {photo.name: shows for photo, shows in labelled}
+    labels = {photo.name: shows for photo, shows in match_labels(photos, table).labelled}
     photos = [photo for photo in photos if photo.name in labels]
+    if not photos:
+        raise StclError(
+            f"{config.labels}: has labels of none of the photos to measure on, those with a mask in {config.val_masks}"
+        )
     true = true_classes(classes, config.val_masks)
 
     def measure(tell: Tell) -> dict[str, Any]:
@@ -54,7 +62,7 @@ def cam_validation(
                 continue
             (cams,) = found
             (maps,) = label_maps([cams], [shown], model.memory, config.guidance)
-            maps = resize(maps[None], pixels.shape[:2])[0].cpu().numpy()
+            maps = resize(maps[:, None], pixels.shape[:2])[:, 0].cpu().numpy()
             sweep.add(truth, maps, shown)
         sweep.counts = sum_over_ranks(torch.from_numpy(sweep.counts)).numpy()
         miou, threshold = sweep.best()

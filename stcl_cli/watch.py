@@ -101,8 +101,12 @@ class Readers:
         notes = [text.partition(" ") for text in texts if text]
         return ", ".join(path for pid, _, path in notes if not processes or int(pid) in processes) or "nothing yet"
 
-    def batches(self, loader: DataLoader) -> Iterator[Any]:
-        """The loader's batches. StclError if one of its processes dies; WAIT_LIMIT counts for each batch."""
+    def batches(self, loader: DataLoader, limit: float | None = None) -> Iterator[Any]:
+        """The loader's batches. StclError if one of its processes dies.
+
+        For each batch `limit` counts, or WAIT_LIMIT.
+        """
+        limit = limit or WAIT_LIMIT
         iterator = iter(loader)
         if loader.num_workers and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's own would raise anywhere; here it asks every 5 s
@@ -110,8 +114,7 @@ class Readers:
         while True:
             try:
                 with watched(
-                    WAIT_LIMIT,
-                    lambda: f"nothing has been read for {WAIT_LIMIT:.0f} s, last {self.last_files()}; {cure}",
+                    limit, lambda: f"nothing has been read for {limit:.0f} s, last {self.last_files()}; {cure}"
                 ):
                     batch = next(iterator, None)
             except (StclError, MemoryError) as error:  # from a worker they come with its traceback as their message

@@ -11,7 +11,7 @@ from torch import nn
 
 from stcl_cli.config import SegtrainConfig
 from stcl_cli.distributed import joined
-from stcl_cli.engine import Run, check_accumulate, fit, learning_rate_factor
+from stcl_cli.engine import Run, check_options, fit, learning_rate_factor
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checkpoints import open_checkpoint
 from stcl_cli.formats.runs import Failures, read_jsonl
@@ -134,6 +134,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert checkpoint.info.iteration == 5
     checkpoint.load_model(run.model)
     assert all(torch.isfinite(value).all() for value in run.model.state_dict().values())
+
+
+def test_a_network_that_is_no_longer_finite_is_not_measured(tmp_path):
+    settings = {"log_every": 100, "val_every": 2, "validate": lambda model, tell: {"miou": 0.3, "skipped": []}}
+    run = make_run(tmp_path, bad_from=1, **settings)
+    with pytest.raises(StclError, match="no longer finite at iteration 2"):
+        fit(run)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def half(rank):
@@ -286,6 +294,13 @@ def test_a_batch_in_parts_is_the_whole_batch_where_photos_do_not_meet(tmp_path, 
 
 def test_parts_are_equal():
     config = SegtrainConfig(images="", masks="", output="", batch_size=6, accumulate=3)
-    check_accumulate(config)
+    check_options(config)
     with pytest.raises(StclError, match=r"^--accumulate 4: must divide --batch-size 6$"):
-        check_accumulate(replace(config, accumulate=4))
+        check_options(replace(config, accumulate=4))
+
+
+def test_a_range_has_the_smaller_number_first():
+    config = SegtrainConfig(images="", masks="", output="", rescale=(1.0, 1.0))
+    check_options(config)
+    with pytest.raises(StclError, match=r"^--rescale 2 0.5: give the smaller one first$"):
+        check_options(replace(config, rescale=(2.0, 0.5)))

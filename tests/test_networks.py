@@ -49,6 +49,15 @@ def test_a_run_is_loaded_from_its_checkpoint_alone(run):
     assert config.crop_size == TRAIN.crop_size
 
 
+def test_a_checkpoint_whose_config_lacks_its_backbone_is_named(run):
+    folder, model = run
+    fields = asdict(TRAIN)
+    del fields["backbone"], fields["images"]
+    save(folder, model, "train", fields)
+    with pytest.raises(StclError, match=r"last.safetensors: was written by another version of stcl"):
+        default_encoder(replace(SEGTRAIN, init=str(folder), encoder=None))
+
+
 def test_a_segmenter_takes_over_the_backbone_of_a_run(run, tmp_path):
     folder, model = run
     config = replace(SEGTRAIN, init=str(folder), encoder=None)

@@ -5,7 +5,9 @@ import torch
 
 from stcl_cli import validation
 from stcl_cli.config import SegtrainConfig, TrainConfig
+from stcl_cli.data.labels import read_labels
 from stcl_cli.data.photos import list_photos
+from stcl_cli.errors import StclError
 from stcl_cli.networks import load_segmenter, load_stcl
 from stcl_cli.runtime import make_runtime
 
@@ -17,8 +19,8 @@ def test_a_photo_that_there_is_too_little_memory_for_is_skipped_and_named(traine
     runtime, classes = make_runtime("cpu"), ("cat", "dog")
     if what == "photo_cams":
         config = TrainConfig(labels="", cam_scales=(1.0,), **given)
-        labelled = [(photo, (0, 1)) for photo in photos]
-        measure = validation.cam_validation(load_stcl(trained.run)[0], config, runtime, classes, labelled)
+        table = read_labels(str(trained.root / "labels.csv"), classes)
+        measure = validation.cam_validation(load_stcl(trained.run)[0], config, runtime, classes, table)
     else:
         config = SegtrainConfig(masks="", **given)
         measure = validation.segmentation_validation(load_segmenter(trained.seg)[0], config, runtime, classes)
@@ -37,3 +39,26 @@ def test_a_photo_that_there_is_too_little_memory_for_is_skipped_and_named(traine
     assert name == photos[1].name
     assert "too little memory" in reason
     assert 0 <= measured["miou"] <= 1
+
+
+def measuring(trained, folder, rows):
+    """mIoU of CAMs by labels of these rows, on the photo c.v1."""
+    (folder / "val.txt").write_text("sub dir/c.v1\n")
+    (folder / "labels.csv").write_text(f"image,labels\na,cat;dog\n{rows}")
+    given = {"images": str(trained.photos), "output": "", "val_masks": str(trained.root / "truth")}
+    config = TrainConfig(labels="labels.csv", cam_scales=(1.0,), val_list=str(folder / "val.txt"), **given)
+    table = read_labels(str(folder / "labels.csv"), ("cat", "dog"))
+    model = load_stcl(trained.run)[0]
+    return validation.cam_validation(model, config, make_runtime("cpu"), ("cat", "dog"), table)(lambda text: None)
+
+
+@pytest.mark.parametrize("shown", ["cat", "cat;dog", ""])
+def test_photos_that_are_not_trained_on_and_show_any_number_of_classes(trained, tmp_path, shown):
+    measured = measuring(trained, tmp_path, f"sub dir/c.v1,{shown}\n")
+    assert 0 < measured["miou"] < 1
+    assert measured["skipped"] == []
+
+
+def test_no_photo_to_measure_on_has_a_label(trained, tmp_path):
+    with pytest.raises(StclError, match=r"labels.csv: has labels of none of the photos to measure on"):
+        measuring(trained, tmp_path, "")

@@ -183,6 +183,14 @@ def test_a_reading_process_that_is_stopped(photos, monkeypatch, capfd):
     assert "stcl: nothing has been read for 1 s, last " in capfd.readouterr().err
 
 
+def test_processes_that_compute_may_take_longer(monkeypatch):
+    monkeypatch.setattr(watch, "TICK", 0.05)
+    monkeypatch.setattr(watch, "WAIT_LIMIT", 0.1)
+    monkeypatch.setattr(Photos, "__getitem__", lambda self, index: (time.sleep(0.6), index)[1])
+    loader = torch.utils.data.DataLoader(Photos(["p"]), batch_size=None)
+    assert list(watch.Readers(0).batches(loader, 60.0)) == [0]
+
+
 @pytest.mark.parametrize("kind", [StclError, PhotoError, MemoryError])
 def test_an_error_of_a_reading_process_is_one_line(photos, monkeypatch, kind):
     def fail(self, index):

@@ -54,7 +54,9 @@ class BenchConfig:
     crop_size: int = option(448, "Side of the photos and of the training crops, in pixels.", range=COUNT)
     batch_size: int = option(4, "Photos a training step.", range=COUNT)
     photos: int | None = option(
-        None, "How many photos each measurement takes. [default: 16 on the CPU, 1024 on a GPU]", range={"min": 8}
+        None,
+        "How many photos each measurement takes. [default: 16 on the CPU, 1024 on a GPU, more of small ones]",
+        range={"min": 8},
     )
     w_class: float = option(0.0, "As for train: above 0 class token contrast is on.", range=NOT_NEGATIVE)
     w_seg: float = option(0.0, "As for train: above 0 the segmentation branch is on.", range=NOT_NEGATIVE)

@@ -126,18 +126,6 @@ def _keep(photos: list[Photo], list_file: str | os.PathLike[str], source: str) -
     return PhotoList(list(set(found.values())), missing)
 
 
-def listed_names(list_file: str | os.PathLike[str]) -> list[str]:
-    """The names in a list as photos are named: without './', suffix or second column.
-
-    Raises:
-        StclError: `list_file` cannot be read or is empty.
-    """
-    lines = _first_column(_lines(read_text(list_file, "surrogateescape")))
-    if not lines:
-        raise StclError(f"{shown(list_file)}: is empty; write one name a line")
-    return list(dict.fromkeys(stem(os.path.normpath(line.strip())) for line in lines))
-
-
 def _first_column(lines: list[str]) -> list[str]:
     """Lines without the 1, 0 or -1 in VOC's lists of one class, if each line ends in one."""
     columns = [re.fullmatch(r"(.*\S)\s+(?:-1|0|1)\s*", line) for line in lines]

@@ -26,6 +26,11 @@ def write_photo_names(folder: Path, names: list[str]) -> None:
     write_json(folder / PHOTOS, names)
 
 
+def read_photo_names(folder: Path) -> list[str] | None:
+    """None if there are none. StclError if they cannot be read."""
+    return read_json(folder / PHOTOS) if (folder / PHOTOS).is_file() else None
+
+
 def read_memories(folder: str | os.PathLike[str]) -> list[Memory]:
     """Of background and every class of the run, in their order; empty where there is no memory bank.
 

@@ -79,9 +79,12 @@ class Bench:
     def __init__(self, config: BenchConfig, runtime: Runtime, folder: Path) -> None:
         self.config, self.runtime, self.folder = config, runtime, folder
         self.batch = max(1, BATCH_PIXELS[runtime.device.type] // config.crop_size**2)
-        self.count = config.photos or max(PHOTOS[runtime.device.type], 4 * self.batch)
+        processes = cores() if config.workers is None else config.workers
+        self.at_once = max(1, processes) if runtime.device.type == "cpu" else refine.CUDA_BATCH  # by refine
+        self.count = config.photos or max(PHOTOS[runtime.device.type], 4 * self.batch, 4 * self.at_once)
         self.size = (config.crop_size, config.crop_size)
         self.given = {"images": str(folder / "photos"), "device": config.device, "workers": config.workers}
+        self.trained = {"images": "", "output": "", "pretrained": False, "max_side": config.crop_size}
         write_textures(folder, self.count, config.crop_size, CLASSES)
 
     def train(self) -> Measured:
@@ -124,6 +127,7 @@ class Bench:
             "compile": config.compile,
             "pretrained": False,
             "crop_size": config.crop_size,
+            "max_side": config.crop_size,
             "batch_size": config.batch_size,
             "accumulate": config.accumulate,
             "checkpointing": config.checkpointing,
@@ -132,7 +136,7 @@ class Bench:
         }
 
     def cam(self) -> Measured:
-        trained = TrainConfig(images="", labels="", output="", backbone=self.config.backbone, pretrained=False)
+        trained = TrainConfig(labels="", backbone=self.config.backbone, **self.trained)
         model = build_stcl(trained, len(CLASSES))
         settings = CamConfig(
             model=self._checkpoint("train", model, trained),
@@ -146,7 +150,7 @@ class Bench:
         return Measured(rate, cam_gflop(model, self.size, settings.scales))
 
     def predict(self) -> Measured:
-        trained = SegtrainConfig(images="", masks="", output="", encoder=self.config.backbone, pretrained=False)
+        trained = SegtrainConfig(masks="", encoder=self.config.backbone, **self.trained)
         model = build_segmenter(trained, len(CLASSES))
         settings = PredictConfig(
             model=self._checkpoint("segtrain", model, trained),
@@ -160,16 +164,14 @@ class Bench:
 
     def refine(self) -> Measured:
         settings = RefineConfig(cams=str(self.folder / "cams"), output=str(self.folder / "refine"), **self.given)
-        on_cpu = self.runtime.device.type == "cpu"
-        first = (self.config.workers or cores()) if on_cpu else refine.CUDA_BATCH
-        return Measured(self._rate_of(lambda done: refine.run(settings, done), first), None)
+        return Measured(self._rate_of(lambda done: refine.run(settings, done), self.at_once), None)
 
     def loader_ms(self, what: str) -> float:
         """CPU milliseconds to read a photo; for a training also to cut and augment it."""
         photos, _ = list_photos(self.given["images"])
-        work: Callable[[int], Any] = lambda index: read_photo(photos[index].path, TrainConfig.max_side)  # noqa: E731
+        work: Callable[[int], Any] = lambda index: read_photo(photos[index].path, self.config.crop_size)  # noqa: E731
         if what in ("train", "segtrain"):
-            config = TrainConfig(images="", labels="", output="", crop_size=self.config.crop_size)
+            config = TrainConfig(labels="", crop_size=self.config.crop_size, **self.trained)
             labels = np.zeros((len(photos), len(CLASSES)), np.float32)
             masks = [output_path(self.folder / "masks", photo.name, ".png") for photo in photos]
             more: dict[str, Any] = {"labels": labels} if what == "train" else {"masks": masks}

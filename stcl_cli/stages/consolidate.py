@@ -50,7 +50,9 @@ def consolidate(
         for number, share in enumerate(shares):
             tell(f"consolidating the memory {number * CHUNK}/{len(chosen)}")
             rows = [torch.cat(column) for column in zip(no_entries(old), *islice(found, len(share)), strict=True)]
-            new.update(Entries(*(all_gather_rows(row) for row in rows)), config.iterations)
+            # All alike in age, but where the oldest slot goes first.
+            step = config.iterations + (0 if new.adaptive else number)
+            new.update(Entries(*(all_gather_rows(row) for row in rows)), step)
     found_C = new.stored > 0
     for before, after in zip(old.buffers(), new.buffers(), strict=True):
         before[found_C] = after[found_C]

@@ -19,7 +19,7 @@ from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.cams import read_cam
 from stcl_cli.formats.classes import find_classes
 from stcl_cli.formats.files import output_path, shown, some
-from stcl_cli.formats.masks import read_mask
+from stcl_cli.formats.masks import IGNORE, read_mask
 from stcl_cli.metrics import iou_per_class, mean_iou
 from stcl_cli.stages.output import Result
 
@@ -66,25 +66,25 @@ def _measure_masks(
 ) -> tuple[dict[str, Any], np.ndarray, int]:
     count = len(classes.names)
     matrix = np.zeros((count + 1, count + 2), np.int64)
-    images = skipped = 0
+    images = skipped = ignored = 0
     with meter("eval", len(found)) as gauge:
         for truth, path in found:
             try:
-                matrix += compare_mask(path, read_mask(path), read_truth(truth.path, classes), count)
+                mask, true = read_mask(path), read_truth(truth.path, classes)
+                matrix += compare_mask(path, mask, true, count, config.ignore_predictions)
+                ignored += int(np.count_nonzero((mask == IGNORE) & (true != IGNORE)))
                 images += 1
             except PhotoError as error:
                 warn(f"skipped: {error}")
                 skipped += 1
             gauge.advance()
-    ignored = int(matrix[:, -1].sum())
-    if config.ignore_predictions:
-        matrix[:, -1] = 0
     if not images:
         raise StclError(f"{shown(config.predictions)}: none of its masks could be measured")
     summary = {
         "miou": mean_iou(matrix),
         "images": images,
         "ignored_predictions": ignored,
+        "unknown_predictions": int(matrix[:, -1].sum()) - (0 if config.ignore_predictions else ignored),
         "ignored_predictions_count_as": "left out" if config.ignore_predictions else "errors",
     }
     return summary, matrix, skipped
@@ -107,7 +107,8 @@ def _measure_cams(
     if not images:
         raise StclError(f"{shown(config.predictions)}: none of its CAM files could be measured")
     miou, background = sweep.best()
-    summary = {"miou": miou, "images": images, "ignored_predictions": 0, "best_background": background}
+    summary = {"miou": miou, "images": images, "ignored_predictions": 0, "unknown_predictions": 0}
+    summary["best_background"] = background
     return summary, sweep.confusion(round(background * 100)), skipped
 
 
@@ -121,7 +122,9 @@ def _print_table(summary: dict[str, Any]) -> None:
     say_table(table)
     if "best_background" in summary:
         say(f"CAMs at their best background score, {summary['best_background']:.2f}, found on these very masks")
-    elif summary["ignored_predictions"]:
+    if summary["ignored_predictions"]:
         how = summary["ignored_predictions_count_as"]
-        pixels = f"pixels predicted as 255 or as a value without a class: {summary['ignored_predictions']:,}"
+        pixels = f"pixels predicted as 255: {summary['ignored_predictions']:,}"
         say(f"{pixels}, here {how} (see --ignore-predictions)")
+    if summary["unknown_predictions"]:
+        say(f"pixels predicted as a value that is no class: {summary['unknown_predictions']:,}, errors; see --classes")

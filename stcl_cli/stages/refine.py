@@ -33,6 +33,7 @@ from stcl_cli.within_memory import CPU, if_it_fits, too_large
 
 NO_AFFINITY_IN_MASKS = "knows nothing of patches that are alike; give --method crf, or another without affinity"
 NO_AFFINITY = "holds no affinity of patches; make it with stcl cam --affinity, or give a --method without affinity"
+SLOWEST = 7200.0  # seconds for a batch, which is not only read but computed
 CUDA_BATCH = 16  # photos refined together on a GPU; a core takes one at a time
 
 Job = tuple[Photo, Path]  # photo, its CAM file or mask
@@ -66,13 +67,13 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
     todo = [job for job in jobs if not folder.has(job[0].name)]
     on_cpu = device.type == "cpu"
     work = _Work(config, device, folder, len(classes), todo, 1 if on_cpu else CUDA_BATCH)
-    workers = min(config.workers or cores(), len(todo)) if on_cpu else 0
+    workers = min(cores() if config.workers is None else config.workers, len(todo)) if on_cpu else 0
     workers = workers if workers > 1 else 0
     readers = Readers(workers)
     # A DataLoader gives what is wanted here: one process a core with one thread each, results in order, bounded.
     loader = DataLoader(work, batch_size=None, num_workers=workers, worker_init_fn=readers.start)
     with meter("refine", len(jobs), len(jobs) - len(todo)) as gauge:
-        for outcomes in readers.batches(loader):
+        for outcomes in readers.batches(loader, SLOWEST):
             for photo, outcome in outcomes:
                 if isinstance(outcome, PhotoError):
                     skip(folder.failures, [(photo.name, outcome)])

@@ -15,7 +15,7 @@ from stcl_cli.data.outputs import match_outputs
 from stcl_cli.data.photo_masks import sample_masks
 from stcl_cli.data.photos import list_photos
 from stcl_cli.distributed import check_same, devices, joined, rank
-from stcl_cli.engine import Run, check_accumulate, fit
+from stcl_cli.engine import Run, check_options, fit
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import find_classes
 from stcl_cli.losses.segmentation import mean_cross_entropy
@@ -52,9 +52,10 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
     model = build_segmenter(config, len(classes))
     if config.crop_size % model.multiple:
         raise StclError(f"--crop-size {config.crop_size}: must be a multiple of {model.multiple} for {config.encoder}")
-    check_accumulate(config)
+    check_options(config)
     if config.compile:
         compile_blocks(model, runtime.device)
+    validate = segmentation_validation(model, config, runtime, classes)
     folder, failures = open_folder(config, "segtrain", classes)
     for name, reason in missing:
         failures.add(name, reason)
@@ -82,7 +83,7 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
             batches=training_batches(views, config, runtime.device),
             runtime=runtime,
             failures=failures,
-            validate=segmentation_validation(model, config, runtime, classes),
+            validate=validate,
         )
     )
     if measured:

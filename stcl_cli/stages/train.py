@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -11,9 +12,11 @@ from stcl_cli.console import say, warn
 from stcl_cli.data.inventory import describe, take_inventory
 from stcl_cli.data.loader import TrainingViews, training_batches
 from stcl_cli.distributed import check_same, devices, joined, rank
-from stcl_cli.engine import Run, check_accumulate, fit
+from stcl_cli.engine import Run, check_options, fit
 from stcl_cli.errors import StclError
-from stcl_cli.formats.memories import write_photo_names
+from stcl_cli.formats.checkpoints import open_checkpoint
+from stcl_cli.formats.files import shown
+from stcl_cli.formats.memories import read_photo_names, write_photo_names
 from stcl_cli.networks import build_stcl, compile_blocks, parameter_groups
 from stcl_cli.runtime import Runtime, make_runtime, seed_everything
 from stcl_cli.stages.consolidate import consolidate
@@ -47,17 +50,17 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
         )
     if config.beta_low > config.beta_high:
         raise StclError(f"--beta-low {config.beta_low}: lies above --beta-high {config.beta_high}; lower it")
-    check_accumulate(config)
+    check_options(config)
     if config.compile:
         compile_blocks(model, runtime.device)
+    validate = cam_validation(model, config, runtime, labels.classes, labels)
     folder, failures = open_folder(config, "train", labels.classes)
     skip(failures, found.missing + found.unlabelled)
 
     multi_hot = np.zeros((len(labelled), len(labels.classes)), np.float32)
     for row, (_, classes) in zip(multi_hot, labelled, strict=True):
         row[list(classes)] = 1
-    if rank() == 0:
-        write_photo_names(folder, [photo.name for photo, _ in labelled])
+    keep_photo_names(folder, config, [photo.name for photo, _ in labelled])
     views = TrainingViews(
         [photo for photo, _ in labelled], config, model.backbone.mean, labels=multi_hot, uniforms=config.local_crops
     )
@@ -83,7 +86,7 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
             batches=training_batches(views, config, runtime.device),
             runtime=runtime,
             failures=failures,
-            validate=cam_validation(model, config, runtime, labels.classes, labelled),
+            validate=validate,
             finish=consolidation,
             figures=memory_figures(model),
         )
@@ -91,6 +94,23 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
     named = () if config.labels_format == "auto" else ("--labels-format", config.labels_format)
     then = ("cam", config.images, "-m", config.output, "--labels", config.labels, *named, "-o", "CAMS")
     return Result(skipped=len(failures) if rank() == 0 else 0, next=then)
+
+
+def keep_photo_names(folder: Path, config: TrainConfig, names: list[str]) -> None:
+    """Write photos.json, by which the memory counts. StclError if a training is to go on with other photos.
+
+    One that has ended keeps its photos, whatever else is in the folder by now.
+    """
+    last = folder / "checkpoints" / "last.safetensors"
+    before = read_photo_names(folder) if last.is_file() else None
+    if before is None:
+        if rank() == 0:
+            write_photo_names(folder, names)
+    elif before != names and open_checkpoint(last, "train").info.iteration < config.iterations:
+        raise StclError(
+            f"{shown(folder)}: was begun with other photos, or with other ones labelled ({len(before)}, now "
+            f"{len(names)}); go on with those, or start anew with --overwrite"
+        )
 
 
 def memory_figures(model: Stcl) -> Callable[[], dict[str, float]] | None:

@@ -134,18 +134,6 @@ def test_list_file_that_fits_nothing(tmp_path, content, reason):
         photos.list_photos(tmp_path / "p", tmp_path / "train.txt")
 
 
-@pytest.mark.parametrize("text", ["./a.jpg\nsub/b v1.PNG\n\na\n", "a 1\nsub/b v1  -1\na 1"])
-def test_listed_names(tmp_path, text):
-    (tmp_path / "x.txt").write_text(text)
-    assert photos.listed_names(tmp_path / "x.txt") == ["a", "sub/b v1"]
-
-
-def test_listed_names_of_nothing(tmp_path):
-    (tmp_path / "x.txt").write_text("\n")
-    with pytest.raises(StclError, match=r"x.txt: is empty"):
-        photos.listed_names(tmp_path / "x.txt")
-
-
 # ---- reading -----------------------------------------------------------------------------------------------------
 
 

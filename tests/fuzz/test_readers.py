@@ -17,7 +17,7 @@ from watching import INPUTS, Counts, attempt, fuzz
 
 from stcl_cli.cli import main
 from stcl_cli.config import TrainConfig
-from stcl_cli.data.photos import list_photos, listed_names, photo_size, read_photo
+from stcl_cli.data.photos import list_photos, photo_size, read_photo
 from stcl_cli.engine import _Log
 from stcl_cli.errors import StclError
 from stcl_cli.formats.cams import CamFile, read_cam, write_cam
@@ -283,7 +283,7 @@ def test_lists(file, data):
     photos = file.parent / "photos"
     photos.mkdir(exist_ok=True)
     (photos / "a.jpg").touch()
-    give("lists", file, data, list_photos, listed_names, lambda path: list_photos(photos, path))
+    give("lists", file, data, list_photos, lambda path: list_photos(photos, path))
 
 
 def test_the_count(capsys):

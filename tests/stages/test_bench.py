@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +68,28 @@ def test_options_reach_the_training_and_every_loss_is_on_from_the_start(monkeypa
     assert (config.accumulate, config.checkpointing, config.amp, config.batch_size) == (2, True, "bf16", 2)
     assert config.iterations == 5  # four of the eight photos, and one to warm up
     assert names == {"cls", "cls_aux", "patch", "class", "memory", "seg", "reg"}
+
+
+@pytest.mark.parametrize("what", ["cam", "predict"])
+def test_the_network_sees_the_crop_that_is_counted(monkeypatch, what):
+    stage, seen = getattr(bench, what), []
+    compute = stage.Network.compute
+
+    def watched(self, work, inputs, paths):
+        seen.extend((one[0] if isinstance(one, tuple) else one).shape[:2] for one in inputs)
+        return compute(self, work, inputs, paths)
+
+    monkeypatch.setattr(stage.Network, "compute", watched)
+    measure(replace(TINY, what=(what,), crop_size=544))  # more than --max-side of a training that is not told
+    assert set(seen) == {(544, 544)}
+
+
+def test_refining_is_measured_beyond_what_all_cores_begin_with(monkeypatch):
+    monkeypatch.setattr(bench, "cores", lambda: 12)
+    made = []
+    monkeypatch.setattr(bench, "write_textures", lambda folder, count, *rest: made.append(count))
+    bench.Bench(replace(TINY, photos=None, crop_size=448), bench.make_runtime("cpu"), Path())
+    assert made == [48]
 
 
 def test_what_was_skipped_is_no_measurement(monkeypatch):

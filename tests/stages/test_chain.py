@@ -142,6 +142,18 @@ def test_eval_counts_ignored_predictions_as_errors_unless_told(tmp_path):
     assert evaluate.run(forgiving).summary["per_class"]["background"] == 1
 
 
+@pytest.mark.parametrize("forgiving", [False, True])
+def test_a_value_that_is_no_class_is_an_error_in_any_case(tmp_path, capsys, forgiving):
+    write_mask(tmp_path / "truth" / "x.png", np.array([[0, 0, 1, 1, 2, 2, 255]], np.uint8))
+    write_mask(tmp_path / "pred" / "x.png", np.array([[0, 0, 1, 9, 2, 9, 9]], np.uint8))
+    (tmp_path / "truth" / "classes.txt").write_text("background\ncat\ndog\n")
+    config = EvalConfig(predictions=str(tmp_path / "pred"), truth=str(tmp_path / "truth"), ignore_predictions=forgiving)
+    summary = evaluate.run(config).summary
+    assert summary["miou"] == pytest.approx(2 / 3)
+    assert (summary["ignored_predictions"], summary["unknown_predictions"]) == (0, 2)
+    assert "a value that is no class: 2" in capsys.readouterr().err
+
+
 def test_eval_compares_classes_by_their_names(tmp_path, capsys):
     write_mask(tmp_path / "truth" / "x.png", np.array([[0, 1, 1, 2], [3, 3, 3, 3]], np.uint8))
     write_mask(tmp_path / "pred" / "x.png", np.array([[0, 3, 3, 0], [1, 1, 1, 0]], np.uint8))

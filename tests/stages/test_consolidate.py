@@ -12,6 +12,7 @@ from stcl_cli.networks import load_stcl
 from stcl_cli.runtime import make_runtime
 from stcl_cli.stages import consolidate as module
 from stcl_cli.stages.consolidate import choose, consolidate, regions_of_photos
+from stcl_models.memory_bank import Entries, MemoryBank
 
 RUNTIME = make_runtime("cpu")
 
@@ -54,6 +55,22 @@ def test_the_memory_holds_the_regions_of_every_photo_and_no_other(run, monkeypat
         assert model.memory.photo[label][view.filled_CM[label]].tolist() == expected[3][own].tolist()
         assert view.quality_CM[label][view.filled_CM[label]].tolist() == expected[2][own].tolist()
     assert model.training
+
+
+def test_first_in_first_out_holds_here_too(run, monkeypatch):
+    model, config, labelled = run
+    monkeypatch.setattr(module, "CHUNK", 1)
+    monkeypatch.setattr(
+        module,
+        "regions_of_photos",
+        lambda model, config, runtime, labelled, indices: (
+            Entries(torch.eye(1, model.memory.embedding.shape[2]), *torch.tensor([[0], [1], [index]]))
+            for index in indices
+        ),
+    )
+    model.memory = MemoryBank(3, model.memory.embedding.shape[2], slots=3, adaptive=False)
+    told(model, config, [(labelled[0][0], (number % 2,)) for number in range(5)])
+    assert sorted(model.memory.photo[0].tolist()) == [2, 3, 4]
 
 
 def test_a_class_that_nothing_is_found_of_keeps_what_it_had_and_a_broken_photo_is_passed_over(run, tmp_path):

@@ -57,6 +57,21 @@ def test_masks_and_items(folder, settings):
         assert (mask_HW[:, 8:] == 0).all()
 
 
+@pytest.mark.parametrize(("workers", "processes"), [(None, 2), (0, 0), (1, 0), (2, 2)])
+def test_how_many_processes(folder, monkeypatch, workers, processes):
+    counts = []
+
+    class Readers(refine.Readers):
+        def __init__(self, count):
+            counts.append(count)
+            super().__init__(count)
+
+    monkeypatch.setattr(refine, "Readers", Readers)
+    monkeypatch.setattr(refine, "cores", lambda: 2)
+    assert run(folder, workers=workers)[0].skipped == 0
+    assert counts == [processes]
+
+
 def test_resume_adds_what_lacks(folder):
     run(folder)
     (folder / "out" / "a.png").unlink()

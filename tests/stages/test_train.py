@@ -1,4 +1,6 @@
+import itertools
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +10,7 @@ from safetensors.torch import load_file
 from stcl_cli.config import TrainConfig
 from stcl_cli.errors import StclError
 from stcl_cli.formats.masks import read_mask, write_mask
+from stcl_cli.formats.memories import read_photo_names
 from stcl_cli.stages import train
 
 
@@ -102,6 +105,42 @@ def test_it_measures_with_true_masks_whose_classes_are_in_another_order(config, 
     assert measured[0] == measured[1] != []
 
 
+def test_it_measures_on_photos_that_it_does_not_train_on(config, trained, tmp_path):
+    (tmp_path / "train.txt").write_text("a\nsub dir/bär 01\n")
+    (tmp_path / "val.txt").write_text("sub dir/c.v1\n")
+    lists = {"list": str(tmp_path / "train.txt"), "val_list": str(tmp_path / "val.txt")}
+    train.run(replace(config, iterations=2, val_masks=str(trained.root / "truth"), **lists))
+    assert all(0 < line["val_miou"] < 1 for line in records(tmp_path / "run") if "val_miou" in line)
+    assert (tmp_path / "run" / "checkpoints" / "best.safetensors").is_file()
+    assert read_photo_names(tmp_path / "run") == ["a", "sub dir/bär 01"]
+
+
+def test_a_training_goes_on_with_its_own_photos_alone(config, trained, tmp_path, monkeypatch):
+    shutil.copytree(trained.photos, tmp_path / "photos")
+    shutil.copy(trained.root / "labels.csv", tmp_path / "labels.csv")
+    config = replace(config, images=str(tmp_path / "photos"), labels=str(tmp_path / "labels.csv"))
+    batches = train.training_batches
+
+    def stopping(*arguments):
+        yield_of = batches(*arguments)
+        return lambda first, last: itertools.islice(yield_of(first, last), 2)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "training_batches", stopping)
+        train.run(config)
+    names = read_photo_names(tmp_path / "run")
+    shutil.copy(tmp_path / "photos" / "a.jpg", tmp_path / "photos" / "0.jpg")
+    with (tmp_path / "labels.csv").open("a") as file:
+        file.write("0,cat\n")
+    with pytest.raises(StclError, match=r"run: was begun with other photos.* \(3, now 4\); go on with those"):
+        train.run(replace(config, resume=True))
+    (tmp_path / "photos" / "0.jpg").unlink()
+    train.run(replace(config, resume=True))
+    shutil.copy(tmp_path / "photos" / "a.jpg", tmp_path / "photos" / "0.jpg")
+    train.run(replace(config, resume=True))  # has ended, and stays as it is
+    assert read_photo_names(tmp_path / "run") == names == ["a", "sub dir/bär 01", "sub dir/c.v1"]
+
+
 def test_a_bad_photo_is_skipped_and_named(config, trained, tmp_path):
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "photos" / name).parent.mkdir(exist_ok=True)
@@ -119,6 +158,8 @@ def test_a_bad_photo_is_skipped_and_named(config, trained, tmp_path):
     [
         ({"crop_size": 40}, "--crop-size 40"),
         ({"beta_low": 0.8}, "--beta-low 0.8: lies above --beta-high 0.7"),
+        ({"rescale": (2.0, 0.5)}, "--rescale 2 0.5"),
+        ({"val_masks": "tests"}, "tests: holds no mask"),
         ({"device": "cuda:99"}, "--device cuda:99"),
         ({"backbone": "resnet18"}, "resnet18"),
         ({"weights": "pyproject.toml"}, "safetensors"),
