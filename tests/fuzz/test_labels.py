@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from watching import attempt, fuzz
+from watching import INPUTS, attempt, fuzz, say_the_count
 
 from stcl_cli.data.labels import READERS, read_labels
 
@@ -94,3 +94,8 @@ def test_folders_of_files_made_of_words(tmp_path_factory, format):
         attempt(f"labels made of words: {format}", lambda: read_labels(path, None, format))
 
     run()
+
+
+def test_the_count(capsys):
+    """The last of the file."""
+    say_the_count(capsys, least=30 * INPUTS)

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from stcl_cli.errors import StclError
@@ -117,3 +118,22 @@ def check_line(name: str, text: str) -> None:
     if "\n" in text or not text.isprintable() or not 10 < len(text) < 3000:
         Counts.crashes[name] += 1
         raise AssertionError(text)
+
+
+def say_the_count(capsys: pytest.CaptureFixture[str], least: int) -> None:
+    """What this process gave to readers, and what came of it: printed with `-n 0`, looked at in any case."""
+    with capsys.disabled():
+        total, taken = Counts.inputs.total(), Counts.taken.total()
+        crashes, hangs, executed = (count.total() for count in (Counts.crashes, Counts.hangs, Counts.executed))
+        seconds, name = Counts.slowest
+        print(
+            f"\n{total:,} inputs for {len(Counts.inputs)} readers, {taken:,} taken, {total - taken:,} refused; ", end=""
+        )
+        print(f"crashes {crashes}, hangs {hangs}, code executed {executed}; the slowest took {seconds:.1f} s ({name})")
+        if INPUTS > 1000:
+            columns = (Counts.inputs, Counts.taken, Counts.crashes, Counts.hangs, Counts.executed)
+            print("| reader | inputs | taken | crashes | hangs | code executed |\n|---|---|---|---|---|---|")
+            for name in sorted(Counts.inputs):
+                print(f"| {name} | " + " | ".join(f"{column[name]:,}" for column in columns) + " |")
+    assert total >= least
+    assert (crashes, hangs, executed) == (0, 0, 0)
