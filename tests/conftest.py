@@ -22,8 +22,9 @@ def pytest_configure(config: pytest.Config) -> None:
     Where autograd sees a GPU it starts threads, and a process forked after that may not run a backward pass. So only
     `pytest -m cuda` sees one.
     """
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # not in the process that starts them, whose environment they get
+        threads = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
     if config.option.markexpr != "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -38,9 +38,9 @@ def read_memories(folder: str | os.PathLike[str]) -> list[Memory]:
         StclError: the checkpoint or the list of photos is damaged, or they are not of one run.
     """
     path = Path(folder, "checkpoints", "last.safetensors")
-    if not path.is_file() or not Path(folder, PHOTOS).is_file():
+    names = read_photo_names(Path(folder))
+    if not path.is_file() or names is None:
         return []
-    names = read_json(Path(folder, PHOTOS))
     try:
         with safe_open(path, "np") as file:
             if "model.memory.photo" not in file.keys():  # noqa: SIM118 - not iterable itself
