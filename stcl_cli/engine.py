@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +12,14 @@ from torch import Tensor, nn
 
 from stcl_cli.config import SegtrainConfig, TrainConfig
 from stcl_cli.console import meter
-from stcl_cli.distributed import (
-    all_gather_bytes,
-    average_gradients,
-    from_first_rank,
-    rank,
-    ranks,
-    sum_over_ranks,
-    synchronise_batch_norm,
-)
+from stcl_cli.distributed import average_gradients, from_first_rank, rank, ranks, synchronise_batch_norm
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checkpoints import CheckpointInfo, open_checkpoint, save_checkpoint
-from stcl_cli.formats.files import atomic_write, json_bytes, shown
-from stcl_cli.formats.runs import Failures, append_jsonl, read_jsonl
+from stcl_cli.formats.files import shown
+from stcl_cli.formats.memories import read_photo_names, write_photo_names
+from stcl_cli.formats.runs import Failures
 from stcl_cli.runtime import Runtime, seed_everything
+from stcl_cli.training_log import TrainingLog
 
 CLIP_NORM = 5.0
 
@@ -45,6 +35,7 @@ class Run:
     folder: Path
     config: TrainConfig | SegtrainConfig
     classes: tuple[str, ...]
+    photos: list[str]  # names of those trained on, by whose order batches are drawn and a memory counts
     model: nn.Module
     groups: list[dict[str, Any]]  # AdamW parameter groups, each with its own peak lr
     step: Step
@@ -71,7 +62,7 @@ def fit(run: Run) -> dict[str, Any]:
     On several ranks every one makes every step; the first one writes.
 
     Raises:
-        StclError: the loss is no longer finite, or the checkpoint is of another run.
+        StclError: the loss is no longer finite, or the checkpoint is of another run, or of other photos.
     """
     config, device = run.config, run.runtime.device
     model = run.model.to(device).train()
@@ -79,9 +70,10 @@ def fit(run: Run) -> dict[str, Any]:
     peaks = [group["lr"] for group in optimizer.param_groups]
     names = _names_in_order(model, optimizer)
     first = _load_last(run, model, optimizer, names)
+    _keep_photo_names(run, first)
     from_first_rank(model.state_dict().values())
     synchronise_batch_norm(model)
-    log = _Log(run, first)
+    log = TrainingLog(run.folder, run.failures, first)
     validate_every = config.val_every or max(1, config.iterations // 10)
     measured: dict[str, Any] = {}
     # How the folder was entered is not part of what was run.
@@ -168,102 +160,22 @@ def _load_last(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, nam
     return checkpoint.info.iteration
 
 
+def _keep_photo_names(run: Run, first: int) -> None:
+    """Write photos.json. StclError if a training is to go on with other photos: batches would be drawn anew.
+
+    One that has ended keeps its photos, whatever else is in the folder by now.
+    """
+    before = read_photo_names(run.folder) if first else None
+    if before is None:
+        if rank() == 0:
+            write_photo_names(run.folder, run.photos)
+    elif before != run.photos and first < run.config.iterations:
+        raise StclError(
+            f"{shown(run.folder)}: was begun with other photos to learn from ({len(before)}, now "
+            f"{len(run.photos)}); go on with those, or start anew with --overwrite"
+        )
+
+
 def _names_in_order(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
     by_identity = {id(p): name for name, p in model.named_parameters()}
     return [by_identity[id(p)] for group in optimizer.param_groups for p in group["params"]]
-
-
-class _Log:
-    """metrics.jsonl: means since the last line; the device is asked for figures only when a line is written."""
-
-    def __init__(self, run: Run, first: int) -> None:
-        self.path, self.failures = run.folder / "metrics.jsonl", run.failures
-        before = _drop_later_lines(self.path, first)
-        self.best_miou: float = max((_number(record.get("val_miou"), -1.0) for record in before), default=-1.0)
-        self._start()
-
-    def _start(self) -> None:
-        self.steps: list[tuple[dict[str, Tensor], list[str]]] = []  # of each iteration: loss and parts, photos
-        self.skipped: list[tuple[str, str]] = []
-        self.since = time.perf_counter()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """What is done inside does not count in the rate, which is that of training."""
-        started = time.perf_counter()
-        yield
-        self.since += time.perf_counter() - started
-
-    def add(self, parts: dict[str, Tensor], photos: list[str], failures: list[tuple[str, str]]) -> None:
-        self.steps.append(({name: value.detach().float() for name, value in parts.items()}, photos))
-        self.skipped += failures
-
-    def finite(self, iteration: int) -> list[tuple[dict[str, float], list[str]]]:
-        """Figures and photos of each iteration since the last line. StclError if one was not finite."""
-        values = torch.stack([value for parts, _ in self.steps for value in parts.values()])
-        figures = iter((sum_over_ranks(values) / ranks()).tolist())
-        steps = [({name: next(figures) for name in parts}, photos) for parts, photos in self.steps]
-        for number, (parts, photos) in enumerate(steps, iteration + 1 - len(steps)):
-            if not all(map(math.isfinite, parts.values())):
-                raise _not_finite(number, parts, photos)
-        return steps
-
-    def write(self, iteration: int, lr: float, of_model: dict[str, float]) -> str:
-        """Write a line and give it as text. StclError as `finite`."""
-        self._record(self.skipped)
-        steps = self.finite(iteration)
-        by_name: dict[str, list[float]] = {}
-        for parts, _ in steps:
-            for name, value in parts.items():
-                by_name.setdefault(name, []).append(value)
-        means = {name: sum(values) / len(values) for name, values in by_name.items()}
-        rate = ranks() * sum(len(photos) for _, photos in steps) / (time.perf_counter() - self.since)
-        rounded = {name: float(f"{value:.6g}") for name, value in means.items()}
-        if rank() == 0:
-            line = {"iteration": iteration, "lr": lr, **rounded, **of_model, "photos_per_second": float(f"{rate:.4g}")}
-            append_jsonl(self.path, line)
-        self._start()
-        return " ".join(f"{name} {value:.3f}" for name, value in means.items())
-
-    def _record(self, skipped: list[tuple[str, str]]) -> None:
-        for name, reason in _of_all_ranks(skipped):
-            self.failures.add(name, reason)
-
-    def write_measurement(self, iteration: int, measured: dict[str, Any]) -> bool:
-        """Whether it is the best so far."""
-        self._record(measured.pop("skipped"))
-        if rank() == 0:
-            append_jsonl(self.path, {"iteration": iteration, **{f"val_{k}": v for k, v in measured.items()}})
-        best = measured["miou"] > self.best_miou
-        if best:
-            self.best_miou = measured["miou"]
-        return best
-
-
-def _not_finite(iteration: int, parts: dict[str, float], photos: list[str]) -> StclError:
-    figures = ", ".join(f"{name} {value:.3g}" for name, value in parts.items())
-    names = ", ".join(shown(name) for (name,) in _of_all_ranks([(photo,) for photo in photos]))
-    return StclError(
-        f"the loss or its gradient is no longer finite at iteration {iteration} ({figures}), with the photos {names}; "
-        "the last checkpoint is kept; try a lower --lr"
-    )
-
-
-def _of_all_ranks(records: list[tuple[str, ...]]) -> list[list[str]]:
-    """All ranks' tuples of texts, in rank order."""
-    lines = all_gather_bytes(b"".join(json_bytes(record) for record in records))
-    return [json.loads(line) for line in lines.splitlines()]
-
-
-def _number(value: Any, otherwise: float) -> float:
-    """A log may have been edited by hand."""
-    return value if isinstance(value, int | float) and value == value else otherwise  # nor NaN
-
-
-def _drop_later_lines(path: Path, first: int) -> list[dict[str, Any]]:
-    """A resumed run writes the lines after its checkpoint again."""
-    records = [record for record in read_jsonl(path) if _number(record.get("iteration"), first + 1) <= first]
-    if path.is_file() and rank() == 0:
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(b"".join(json_bytes(record) for record in records))
-    return records

@@ -45,6 +45,7 @@ LAYERS = [
         "distributed",
         "launch",
         "threads",
+        "training_log",
         "watch",
     },
     {"errors", "config", "stcl_cli"},

@@ -77,6 +77,7 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
             folder=folder,
             config=config,
             classes=classes,
+            photos=[photo.name for photo in with_mask],
             model=model,
             groups=parameter_groups(model.encoder, model, config.lr),
             step=cross_entropy_step(model, runtime),

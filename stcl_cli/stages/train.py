@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -14,9 +13,6 @@ from stcl_cli.data.loader import TrainingViews, training_batches
 from stcl_cli.distributed import check_same, devices, joined, rank
 from stcl_cli.engine import Run, check_options, fit
 from stcl_cli.errors import StclError
-from stcl_cli.formats.checkpoints import open_checkpoint
-from stcl_cli.formats.files import shown
-from stcl_cli.formats.memories import read_photo_names, write_photo_names
 from stcl_cli.networks import build_stcl, compile_blocks, parameter_groups
 from stcl_cli.runtime import Runtime, make_runtime, seed_everything
 from stcl_cli.stages.consolidate import consolidate
@@ -60,10 +56,8 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
     multi_hot = np.zeros((len(labelled), len(labels.classes)), np.float32)
     for row, (_, classes) in zip(multi_hot, labelled, strict=True):
         row[list(classes)] = 1
-    keep_photo_names(folder, config, [photo.name for photo, _ in labelled])
-    views = TrainingViews(
-        [photo for photo, _ in labelled], config, model.backbone.mean, labels=multi_hot, uniforms=config.local_crops
-    )
+    photos = [photo for photo, _ in labelled]
+    views = TrainingViews(photos, config, model.backbone.mean, labels=multi_hot, uniforms=config.local_crops)
     say(f"{len(labelled)} photos, {len(labels.classes)} classes, {config.backbone} on {devices(runtime.device)}")
     consolidation = None
     most = max(len(classes) for _, classes in labelled)
@@ -80,6 +74,7 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
             folder=folder,
             config=config,
             classes=labels.classes,
+            photos=[photo.name for photo in photos],
             model=model,
             groups=parameter_groups(model.backbone, model, config.lr),
             step=objective,
@@ -94,23 +89,6 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
     named = () if config.labels_format == "auto" else ("--labels-format", config.labels_format)
     then = ("cam", config.images, "-m", config.output, "--labels", config.labels, *named, "-o", "CAMS")
     return Result(skipped=len(failures) if rank() == 0 else 0, next=then)
-
-
-def keep_photo_names(folder: Path, config: TrainConfig, names: list[str]) -> None:
-    """Write photos.json, by which the memory counts. StclError if a training is to go on with other photos.
-
-    One that has ended keeps its photos, whatever else is in the folder by now.
-    """
-    last = folder / "checkpoints" / "last.safetensors"
-    before = read_photo_names(folder) if last.is_file() else None
-    if before is None:
-        if rank() == 0:
-            write_photo_names(folder, names)
-    elif before != names and open_checkpoint(last, "train").info.iteration < config.iterations:
-        raise StclError(
-            f"{shown(folder)}: was begun with other photos, or with other ones labelled ({len(before)}, now "
-            f"{len(names)}); go on with those, or start anew with --overwrite"
-        )
 
 
 def memory_figures(model: Stcl) -> Callable[[], dict[str, float]] | None:

@@ -3,7 +3,6 @@
 import io
 import json
 from itertools import islice
-from types import SimpleNamespace
 
 import click
 import inputs
@@ -18,7 +17,6 @@ from watching import INPUTS, attempt, fuzz, say_the_count
 from stcl_cli.cli import main
 from stcl_cli.config import TrainConfig
 from stcl_cli.data.photos import list_photos, photo_size, read_photo
-from stcl_cli.engine import _Log
 from stcl_cli.errors import StclError
 from stcl_cli.formats.cams import CamFile, read_cam, write_cam
 from stcl_cli.formats.checkpoints import open_checkpoint
@@ -29,6 +27,7 @@ from stcl_cli.formats.runs import read_config, read_failures
 from stcl_cli.networks import build_stcl, load_segmenter, load_stcl
 from stcl_cli.report.folders import find_outputs
 from stcl_cli.report.page import loss_charts
+from stcl_cli.training_log import TrainingLog
 from stcl_models.backbone import BackboneError, load_backbone_weights
 
 
@@ -242,8 +241,7 @@ def test_metrics_jsonl(file, data):
     """A training that goes on behind it keeps the lines up to its checkpoint."""
     log = file.with_name("metrics.jsonl")
     log.write_bytes(data)
-    run = SimpleNamespace(folder=file.parent, failures=None)
-    attempt("metrics.jsonl", lambda: _Log(run, 1), may=("open", "os.rename", "os.mkdir"))
+    attempt("metrics.jsonl", lambda: TrainingLog(file.parent, None, 1), may=("open", "os.rename", "os.mkdir"))
 
 
 @pytest.fixture(scope="module")

@@ -122,8 +122,8 @@ def test_a_training_goes_on_with_its_own_photos_alone(config, trained, tmp_path,
     batches = train.training_batches
 
     def stopping(*arguments):
-        yield_of = batches(*arguments)
-        return lambda first, last: itertools.islice(yield_of(first, last), 2)
+        batches_of = batches(*arguments)
+        return lambda first, last: itertools.islice(batches_of(first, last), 2)
 
     with monkeypatch.context() as patched:
         patched.setattr(train, "training_batches", stopping)
@@ -132,7 +132,9 @@ def test_a_training_goes_on_with_its_own_photos_alone(config, trained, tmp_path,
     shutil.copy(tmp_path / "photos" / "a.jpg", tmp_path / "photos" / "0.jpg")
     with (tmp_path / "labels.csv").open("a") as file:
         file.write("0,cat\n")
-    with pytest.raises(StclError, match=r"run: was begun with other photos.* \(3, now 4\); go on with those"):
+    with pytest.raises(
+        StclError, match=r"run: was begun with other photos to learn from \(3, now 4\); go on with those"
+    ):
         train.run(replace(config, resume=True))
     (tmp_path / "photos" / "0.jpg").unlink()
     train.run(replace(config, resume=True))

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from stcl_cli.config import EvalConfig
+from stcl_cli.errors import StclError
+from stcl_cli.formats.masks import write_mask
+from stcl_cli.stages import evaluate
+
+
+def test_eval_counts_ignored_predictions_as_errors_unless_told(tmp_path):
+    truth = np.array([[0, 0, 1, 1], [2, 2, 255, 1]], np.uint8)
+    predicted = np.array([[0, 255, 1, 1], [2, 1, 0, 1]], np.uint8)
+    write_mask(tmp_path / "truth" / "x.png", truth)
+    write_mask(tmp_path / "pred" / "x.png", predicted)
+    (tmp_path / "truth" / "classes.txt").write_text("background\ncat\ndog\n")
+    config = EvalConfig(predictions=str(tmp_path / "pred"), truth=str(tmp_path / "truth"))
+    summary = evaluate.run(config).summary
+    assert summary["per_class"] == pytest.approx({"background": 1 / 2, "cat": 3 / 4, "dog": 1 / 2})
+    assert summary["miou"] == pytest.approx(7 / 12)
+    assert (summary["images"], summary["ignored_predictions"]) == (1, 1)
+    forgiving = EvalConfig(predictions=config.predictions, truth=config.truth, ignore_predictions=True)
+    assert evaluate.run(forgiving).summary["per_class"]["background"] == 1
+
+
+@pytest.mark.parametrize("forgiving", [False, True])
+def test_a_value_that_is_no_class_is_an_error_in_any_case(tmp_path, capsys, forgiving):
+    write_mask(tmp_path / "truth" / "x.png", np.array([[0, 0, 1, 1, 2, 2, 255]], np.uint8))
+    write_mask(tmp_path / "pred" / "x.png", np.array([[0, 0, 1, 9, 2, 9, 9]], np.uint8))
+    (tmp_path / "truth" / "classes.txt").write_text("background\ncat\ndog\n")
+    config = EvalConfig(predictions=str(tmp_path / "pred"), truth=str(tmp_path / "truth"), ignore_predictions=forgiving)
+    summary = evaluate.run(config).summary
+    assert summary["miou"] == pytest.approx(2 / 3)
+    assert (summary["ignored_predictions"], summary["unknown_predictions"]) == (0, 2)
+    assert "a value that is no class: 2" in capsys.readouterr().err
+
+
+def test_eval_compares_classes_by_their_names(tmp_path, capsys):
+    write_mask(tmp_path / "truth" / "x.png", np.array([[0, 1, 1, 2], [3, 3, 3, 3]], np.uint8))
+    write_mask(tmp_path / "pred" / "x.png", np.array([[0, 3, 3, 0], [1, 1, 1, 0]], np.uint8))
+    (tmp_path / "truth" / "classes.txt").write_text("background\ndog\nemu\ncat\n")
+    (tmp_path / "pred" / "classes.txt").write_text("background\ncat\ncow\ndog\n")
+    config = EvalConfig(predictions=str(tmp_path / "pred"), truth=str(tmp_path / "truth"))
+    summary = evaluate.run(config).summary
+    assert summary["per_class"] == {"background": 1 / 3, "cat": 3 / 4, "cow": None, "dog": 1.0, "emu": 0.0}
+    assert (
+        "truth: its classes are in another order, or others; they are compared by their names"
+        in capsys.readouterr().err
+    )
+    names = str(tmp_path / "pred" / "classes.txt")
+    both = EvalConfig(predictions=config.predictions, truth=config.truth, classes=names)
+    assert evaluate.run(both).summary["per_class"]["dog"] == 0  # --classes names the values of both
+
+
+def test_eval_without_a_common_name(tmp_path):
+    write_mask(tmp_path / "truth" / "x.png", np.zeros((2, 2), np.uint8))
+    write_mask(tmp_path / "pred" / "y.png", np.zeros((2, 2), np.uint8))
+    with pytest.raises(StclError, match="pred"):
+        evaluate.run(EvalConfig(predictions=str(tmp_path / "pred"), truth=str(tmp_path / "truth")))

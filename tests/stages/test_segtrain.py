@@ -1,0 +1,65 @@
+import itertools
+import shutil
+from dataclasses import replace
+
+import pytest
+from safetensors.torch import load_file
+
+from stcl_cli.config import SegtrainConfig
+from stcl_cli.errors import StclError
+from stcl_cli.formats.masks import read_mask, write_mask
+from stcl_cli.formats.memories import read_photo_names
+from stcl_cli.stages import segtrain
+
+NAMES = ("a", "sub dir/bär 01", "sub dir/c.v1")
+
+
+def test_segtrain_starts_from_the_backbone_of_a_run(trained, tmp_path):
+    config = SegtrainConfig(
+        images=str(trained.photos), masks=str(trained.root / "truth"), output=str(tmp_path / "seg"),
+        init=str(trained.run),
+        device="cpu", iterations=1, batch_size=1, crop_size=32, lr=1e-12, warmup=0.0,
+    )  # fmt: skip
+    segtrain.run(config)
+    before = load_file(trained.run / "checkpoints" / "last.safetensors")
+    after = load_file(tmp_path / "seg" / "checkpoints" / "last.safetensors")
+    name = "blocks.0.attn.qkv.weight"
+    assert after[f"model.encoder.vit.{name}"].allclose(before[f"model.backbone.vit.{name}"], atol=1e-6)
+
+
+def test_a_mask_of_another_size_is_skipped(trained, tmp_path):
+    for name in NAMES:
+        mask = read_mask(trained.root / "truth" / f"{name}.png")
+        write_mask(tmp_path / "masks" / f"{name}.png", mask[:20] if name == "a" else mask)
+    (tmp_path / "masks" / "classes.txt").write_text("cat\ndog\n")
+    config = SegtrainConfig(
+        images=str(trained.photos), masks=str(tmp_path / "masks"), output=str(tmp_path / "seg"), encoder="stcl_tiny",
+        pretrained=False, device="cpu", iterations=3, batch_size=1, crop_size=32,
+    )  # fmt: skip
+    assert segtrain.run(config).skipped == 1
+
+
+def test_a_training_goes_on_with_its_own_photos_alone(trained, tmp_path, monkeypatch):
+    """Among other photos, or other ones with a mask, the rest of the batches would be drawn anew."""
+    shutil.copytree(trained.root / "truth", tmp_path / "masks")
+    config = SegtrainConfig(
+        images=str(trained.photos), masks=str(tmp_path / "masks"), output=str(tmp_path / "seg"), encoder="stcl_tiny",
+        pretrained=False, device="cpu", iterations=3, batch_size=1, crop_size=32, save_every=1,
+    )  # fmt: skip
+    batches = segtrain.training_batches
+
+    def stopping(*arguments):
+        batches_of = batches(*arguments)
+        return lambda first, last: itertools.islice(batches_of(first, last), 1)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(segtrain, "training_batches", stopping)
+        segtrain.run(config)
+    (tmp_path / "masks" / "a.png").rename(tmp_path / "a.png")
+    with pytest.raises(StclError, match=r"seg: was begun with other photos to learn from \(3, now 2\); go on with"):
+        segtrain.run(replace(config, resume=True))
+    (tmp_path / "a.png").rename(tmp_path / "masks" / "a.png")
+    segtrain.run(replace(config, resume=True))
+    (tmp_path / "masks" / "a.png").unlink()
+    segtrain.run(replace(config, resume=True))  # has ended, and stays as it is
+    assert read_photo_names(tmp_path / "seg") == list(NAMES)
