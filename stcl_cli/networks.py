@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -95,10 +96,13 @@ def compile_blocks(model: Stcl | VitSegmenter | SmpSegmenter, device: torch.devi
         raise StclError("--compile: is for CUDA GPUs; leave it out")
     if isinstance(model, SmpSegmenter):
         raise StclError("--compile: is for ViTs; leave it out")
-    if not importlib.util.find_spec("triton") or not any(
-        map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))
-    ):
-        raise StclError("--compile: needs Triton and a C compiler (gcc); install them, or leave it out")
+    compiler = any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not importlib.util.find_spec("triton") or not compiler or not header.is_file():
+        raise StclError(
+            "--compile: needs Triton, a C compiler (gcc) and Python's headers (python3-dev); "
+            "install them, or leave it out"
+        )
     (model.backbone if isinstance(model, Stcl) else model.encoder).compile_blocks()
 
 

@@ -1,5 +1,6 @@
 import importlib.util
 import shutil
+import sysconfig
 from dataclasses import asdict, replace
 
 import pytest
@@ -128,7 +129,7 @@ def test_checkpointing_gives_the_same_gradients_and_keeps_less(build, config, tm
         assert (mine is None and other is None) or torch.allclose(mine, other, rtol=1e-4, atol=1e-6)
 
 
-def test_compiled_blocks_are_those_of_a_vit_on_a_gpu(monkeypatch):
+def test_compiled_blocks_are_those_of_a_vit_on_a_gpu(monkeypatch, tmp_path):
     model = build_stcl(TRAIN, 2)
     with pytest.raises(StclError, match="--compile: is for CUDA GPUs; leave it out"):
         compile_blocks(model, torch.device("cpu"))
@@ -136,12 +137,19 @@ def test_compiled_blocks_are_those_of_a_vit_on_a_gpu(monkeypatch):
     unet = build_segmenter(replace(SEGTRAIN, arch="unet", encoder="resnet18"), 2)
     with pytest.raises(StclError, match="--compile: is for ViTs; leave it out"):
         compile_blocks(unet, gpu)
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "which", lambda name: None)
-        with pytest.raises(StclError, match=r"needs Triton and a C compiler \(gcc\)"):
-            compile_blocks(model, gpu)
-    monkeypatch.setattr(shutil, "which", lambda name: name)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    (tmp_path / "Python.h").touch()
+    there = {
+        (shutil, "which"): lambda name: name,
+        (importlib.util, "find_spec"): lambda name: name,
+        (sysconfig, "get_path"): lambda name: tmp_path,
+    }
+    for place, found in there.items():
+        monkeypatch.setattr(*place, found)
+    for place in there:
+        with monkeypatch.context() as patch:
+            patch.setattr(*place, lambda name: "")
+            with pytest.raises(StclError, match=r"needs Triton, a C compiler \(gcc\) and Python's headers"):
+                compile_blocks(model, gpu)
     compiled = []
     monkeypatch.setattr(nn.Module, "compile", lambda module, dynamic: compiled.append((module, dynamic)))
     for network in (model, build_segmenter(SEGTRAIN, 2)):
