@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,12 +80,33 @@ def compare_mask(
     )
 
 
-def compare_cam(path: Path, cam: CamFile, truth_HW: np.ndarray, sweep: CamSweep) -> None:
-    """Add the CAMs that were read from `path` to `sweep`. PhotoError if they are of a photo of another size."""
+def labels_among(names: Sequence[str], path: Path, cam: CamFile) -> list[int]:
+    """Places in `names` of the labels of the CAMs read from `path`. StclError if a class has none: the others will too.
+
+    A CAM file says what its classes are called; their order may be another one.
+    """
+    try:
+        return [names.index(cam.classes[label]) for label in cam.labels]
+    except ValueError:
+        missing = next(cam.classes[label] for label in cam.labels if cam.classes[label] not in names)
+        raise StclError(
+            f"{shown(path)}: has a map of class '{shown(missing)}', which is not among the {len(names)} classes that "
+            "are compared; add it to the file of classes, or leave that out"
+        ) from None
+
+
+def compare_cam(path: Path, cam: CamFile, truth_HW: np.ndarray, sweep: CamSweep, names: Sequence[str]) -> None:
+    """Add the CAMs that were read from `path` to `sweep`, over the classes `names`.
+
+    Raises:
+        PhotoError: they are of a photo of another size.
+        StclError: as `labels_among`.
+    """
+    labels = labels_among(names, path, cam)
     if truth_HW.shape != tuple(cam.size):
         raise PhotoError(f"{shown(path)}: is of another photo than the true mask ({_size(truth_HW)})")
     for rows in strips(truth_HW.shape):
-        sweep.add(truth_HW[rows], cam.full_size(rows), cam.labels)
+        sweep.add(truth_HW[rows], cam.full_size(rows), labels)
 
 
 def _size(mask_HW: np.ndarray) -> str:

@@ -18,7 +18,7 @@ from stcl_cli.data.loader import read_photo_mask
 from stcl_cli.data.photos import Photo, list_photos, read_photo
 from stcl_cli.distributed import rank, ranks, sum_over_ranks
 from stcl_cli.errors import PhotoError, StclError
-from stcl_cli.formats.files import output_path
+from stcl_cli.formats.files import output_path, shown
 from stcl_cli.inference import label_maps, photo_cams, photo_scores
 from stcl_cli.metrics import confusion_matrix, mean_iou
 from stcl_cli.runtime import Runtime
@@ -99,12 +99,15 @@ def segmentation_validation(
 
 def _photos_with_masks(config: Training) -> list[Photo] | None:
     if config.val_masks is None:
+        if config.val_list is not None:
+            raise StclError(f"--val-list {shown(config.val_list)}: give the true masks too, with --val-masks")
         return None
     photos, _ = list_photos(config.images, config.val_list)
     photos = [photo for photo in photos if os.path.isfile(output_path(config.val_masks, photo.name, ".png"))]
     if not photos:
         raise StclError(
-            f"{config.val_masks}: holds no mask for any of the photos to measure on; a mask is named like its photo"
+            f"{config.val_masks}: holds no mask for any of the photos to measure on; a mask is named like its photo, "
+            "in a folder of masks alone"
         )
     return photos
 

@@ -51,7 +51,7 @@ def test_strips_count_as_the_whole_does(tmp_path, monkeypatch):
     counted = []
     for strip in (10**9, 70):
         monkeypatch.setattr("stcl_cli.strips.STRIP", strip)
-        compare_cam(tmp_path / "x", cam, truth_HW, sweep := CamSweep(2))
+        compare_cam(tmp_path / "x", cam, truth_HW, sweep := CamSweep(2), cam.classes)
         counted.append((compare_mask(tmp_path / "x", mask_HW, truth_HW, 2).tolist(), sweep.counts.tolist()))
     assert counted[0] == counted[1]
 
@@ -61,7 +61,18 @@ def test_cams_grow_to_the_size_of_the_truth(tmp_path):
     truth_HW[:, 4:] = 1
     cam = CamFile(("cat",), (0,), np.array([[[0.0, 1.0]]], np.float32), (4, 8))
     sweep = CamSweep(1)
-    compare_cam(tmp_path / "x", cam, truth_HW, sweep)
+    compare_cam(tmp_path / "x", cam, truth_HW, sweep, ["cat"])
     assert sweep.best()[0] == 1
     with pytest.raises(PhotoError, match=r"is of another photo than the true mask \(4 x 8\)"):
-        compare_cam(tmp_path / "x", cam, truth_HW.T, sweep)
+        compare_cam(tmp_path / "x", cam, truth_HW.T, sweep, ["cat"])
+
+
+def test_classes_of_cams_are_known_by_their_names(tmp_path):
+    truth_HW = np.array([[0, 0, 2, 2]], np.uint8)
+    maps_KHW = np.array([[[0, 0, 0, 1]], [[0, 0, 1, 0]]], np.float32)
+    cam = CamFile(("emu", "dog", "cat"), (0, 2), maps_KHW, (1, 4))
+    sweep = CamSweep(2)
+    compare_cam(tmp_path / "x", cam, truth_HW, sweep, ["emu", "cat"])
+    assert sweep.confusion(50).tolist() == [[2, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 0]]
+    with pytest.raises(StclError, match=r"x: has a map of class 'cat', which is not among the 1 classes that are comp"):
+        compare_cam(tmp_path / "x", cam, truth_HW, CamSweep(1), ["emu"])

@@ -59,6 +59,12 @@ def test_photos_that_are_not_trained_on_and_show_any_number_of_classes(trained, 
     assert measured["skipped"] == []
 
 
+def test_a_list_to_measure_on_needs_masks():
+    config = TrainConfig(images="", labels="", output="", val_list="val.txt")
+    with pytest.raises(StclError, match=r"--val-list val\.txt: give the true masks too"):
+        validation.cam_validation(None, config, make_runtime("cpu"), ("cat",), None)
+
+
 def test_no_photo_to_measure_on_has_a_label(trained, tmp_path):
     with pytest.raises(StclError, match=r"labels.csv: has labels of none of the photos to measure on"):
         measuring(trained, tmp_path, "")

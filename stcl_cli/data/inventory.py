@@ -49,14 +49,21 @@ class Inventory(NamedTuple):
             them = "it" if len(everywhere) == 1 else "them"
             what = f"add photos without {them}, or nothing tells {them} from what is around {them}"
             warnings.append(f"every photo shows {some(everywhere)}: {what}")
-        for name in (name for name, count in counts.items() if 0 < count <= RARE):
-            others = {o.casefold(): o for o in counts if o != name and counts[o] > counts[name]}
-            for alike in get_close_matches(name.casefold(), others, 1, cutoff=ALIKE):
-                other = others[alike]
+        by_count = sorted(counts, key=counts.__getitem__, reverse=True)
+        for place, name in enumerate(by_count):
+            others = {other.casefold(): other for other in reversed(by_count[:place])}
+            alike = [name.casefold()] if name.casefold() in others else []
+            if 0 < counts[name] <= RARE and not alike:
+                more = [key for key, other in others.items() if counts[other] > counts[name]]
+                alike = get_close_matches(name.casefold(), more, 1, cutoff=ALIKE)
+            for other in (others[key] for key in alike):
                 warnings.append(
                     f"class {shown(name)} ({counts[name]}) is spelt nearly like {shown(other)} ({counts[other]}): "
                     "make one of two if they are the same"
                 )
+        for name in counts:
+            if "," in name and any(part.strip() in counts for part in name.split(",")):
+                warnings.append(f"class {shown(name)} looks like several in one: write ';' between classes")
         return warnings
 
 

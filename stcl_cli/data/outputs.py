@@ -30,17 +30,31 @@ def match_outputs(folder: str | os.PathLike[str], suffix: str, photos: Sequence[
     Raises:
         StclError: there is no such folder.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise StclError(f"{shown(folder)}: is no folder; check the path")
-    paths = [path for path in sorted(folder.rglob(f"*{suffix}")) if path.name[0] != "." and not path.is_dir()]
-    files = {path.relative_to(folder).as_posix()[: -len(suffix)]: path for path in paths}
+    files = output_files(folder, suffix)
     names = {photo.name for photo in photos}
     lead = _lead(files, names)
     by_photo = {name[len(lead) :]: path for name, path in files.items() if name[len(lead) :] in names}
     used = set(by_photo.values())
     reason = "there is no photo of this name"
     return Outputs(by_photo, [(name, f"{shown(path)}: {reason}") for name, path in files.items() if path not in used])
+
+
+def output_files(folder: str | os.PathLike[str], suffix: str) -> dict[str, Path]:
+    """{name: its file} of those in `folder` that end in `suffix`, in any case. StclError if it is no folder."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise StclError(f"{shown(folder)}: is no folder; check the path")
+    paths = [path for path in sorted(folder.rglob("*")) if _is_output(path, suffix)]
+    return {path.relative_to(folder).as_posix()[: -len(suffix)]: path for path in paths}
+
+
+def has_files(folder: Path, suffix: str) -> bool:
+    """Whether one of `output_files` is there, without looking for all."""
+    return any(_is_output(path, suffix) for path in folder.rglob("*"))
+
+
+def _is_output(path: Path, suffix: str) -> bool:
+    return path.name.lower().endswith(suffix) and path.name[0] != "." and not path.is_dir()
 
 
 def _lead(files: Collection[str], names: set[str]) -> str:

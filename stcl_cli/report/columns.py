@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +13,12 @@ import cv2
 import numpy as np
 
 from stcl_cli.cam_sweep import STEPS, CamSweep
-from stcl_cli.comparing import compare_cam, compare_mask
+from stcl_cli.comparing import compare_cam, compare_mask, labels_among
 from stcl_cli.config import TrainConfig
 from stcl_cli.data.photo_masks import MaskTally, count_values
 from stcl_cli.data.photos import Photo
 from stcl_cli.formats.cams import CamFile, read_cam
+from stcl_cli.formats.files import shown
 from stcl_cli.formats.images import encode_jpeg, encode_png
 from stcl_cli.formats.masks import IGNORE, read_mask
 from stcl_cli.metrics import iou_per_class, mean_iou
@@ -161,14 +163,14 @@ class CamColumn(Column):
 
     def add(self, name: str, truth_HW: np.ndarray | None) -> None:
         path = self.files[name]
-        cam = read_cam(path)
+        cam = _read(path)
         if truth_HW is not None:
             alone = CamSweep(len(self.classes))
-            compare_cam(path, cam, truth_HW, alone)
+            compare_cam(path, cam, truth_HW, alone, self.classes)
             self._curves[name] = alone.curve()
             self.sweep = self.sweep or CamSweep(len(self.classes))
             self.sweep.counts += alone.counts
-        self.shows[list(cam.labels)] += 1
+        self.shows[labels_among(self.classes, path, cam)] += 1
         self.predicted += cam.source == "predicted"
         strongest = cam.cam_KHW.max(0, initial=0)
         unsure = (strongest > TrainConfig.beta_low) & (strongest < TrainConfig.beta_high)
@@ -176,14 +178,12 @@ class CamColumn(Column):
         self.seen.add(name)
 
     def draw(self, photo: Photo, pixels_HW3: np.ndarray) -> Drawn:
-        cam = read_cam(self.files[photo.name])
+        cam = _read(self.files[photo.name])
         pictures = [
-            Picture(
-                f"{self.title}: {self.classes[label]}{_probability(cam, index)}", jpeg_uri(heat(pixels_HW3, map_HW))
-            )
+            Picture(f"{self.title}: {cam.classes[label]}{_probability(cam, index)}", jpeg_uri(heat(pixels_HW3, map_HW)))
             for index, (label, map_HW) in enumerate(zip(cam.labels[:MAPS], cam.cam_KHW, strict=False))
         ]
-        labels = ", ".join(self.classes[label] for label in cam.labels) or "none"
+        labels = ", ".join(cam.classes[label] for label in cam.labels) or "none"
         unsure = f"{self.doubt[photo.name] * 100:.0f}\u00a0% unsure"
         return Drawn(pictures, self._fact(photo, unsure, f"labels {cam.source}: {labels}"), {})
 
@@ -195,6 +195,12 @@ class CamColumn(Column):
             return {}
         step = round(self.sweep.best()[1] * STEPS)
         return {name: float(curve[step]) for name, curve in self._curves.items()}
+
+
+def _read(path: Path) -> CamFile:
+    """A CAM file whose classes are called as a page calls them."""
+    cam = read_cam(path)
+    return replace(cam, classes=tuple(map(shown, cam.classes)))
 
 
 def _probability(cam: CamFile, index: int) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from stcl_cli.config import CheckConfig
-from stcl_cli.console import meter, say, say_table, warn
+from stcl_cli.console import detail, meter, say, say_table, warn
 from stcl_cli.data.inventory import Inventory, take_inventory
 from stcl_cli.data.outputs import match_outputs
 from stcl_cli.data.photo_masks import MaskSizeError, MaskTally, count_values, read_full_mask
@@ -22,7 +22,7 @@ from stcl_cli.stages.output import Result
 from stcl_cli.threads import DECODERS, thread_pool
 
 SIDE = 512  # to which photos are reduced while reading, as in training: JPEGs decode faster so
-NAMED = 10  # skipped inputs that are named on stderr; --json names all
+NAMED = 10  # skipped inputs that are named on stderr; --verbose and --json name all
 
 
 class _Look(NamedTuple):
@@ -37,6 +37,10 @@ class _Look(NamedTuple):
 
 def run(config: CheckConfig) -> Result:
     """Look at everything. Raises StclError."""
+    if not config.labels and config.labels_format != "auto":
+        raise StclError(f"--labels-format {config.labels_format}: give the labels too, with --labels")
+    if not config.labels and not config.masks and config.classes:
+        raise StclError(f"--classes {shown(config.classes)}: give what has those classes too, with --labels or --masks")
     found = take_inventory(config, config.labels) if config.labels else None
     if found:
         photos, skipped = found.photos, found.missing + found.unlabelled
@@ -47,7 +51,10 @@ def run(config: CheckConfig) -> Result:
         masks, orphans = match_outputs(config.masks, ".png", photos)
         classes = find_classes(config.classes, Path(config.masks))
         if not masks:
-            raise StclError(f"{shown(config.masks)}: holds no mask for any photo; a mask is named like its photo")
+            raise StclError(
+                f"{shown(config.masks)}: holds no mask for any photo; a mask is named like its photo, in a folder of "
+                "masks alone"
+            )
     tally = MaskTally(classes)
     reasons, sizes, wrong_size = dict(skipped), [], 0
     with meter("check", len(photos)) as gauge:
@@ -139,10 +146,11 @@ def _report(summary: dict[str, Any], found: Inventory | None) -> None:
     if masks and masks["all_background"]:
         warn(f"{_count(masks['all_background'], 'mask')} all background: {some(masks['all_background'])}")
     skipped = summary["skipped"]
-    for item in skipped[:NAMED]:
-        say(f"would be skipped: {shown(item['image'])}: {item['reason']}")
+    for number, item in enumerate(skipped):
+        tell = say if number < NAMED else detail
+        tell(f"would be skipped: {shown(item['image'])}: {item['reason']}")
     if len(skipped) > NAMED:
-        say(f"would be skipped: {len(skipped) - NAMED:,} more; --json names all")
+        say(f"would be skipped: {len(skipped):,} in all; --verbose and --json name each")
 
 
 def _print_classes(labelled: dict[str, int] | None, masks: dict[str, Any] | None) -> None:

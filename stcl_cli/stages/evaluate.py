@@ -13,7 +13,7 @@ from stcl_cli.cam_sweep import CamSweep
 from stcl_cli.comparing import TrueClasses, compare_cam, compare_mask, read_truth, true_classes
 from stcl_cli.config import EvalConfig
 from stcl_cli.console import meter, say, say_table, warn
-from stcl_cli.data.outputs import match_outputs
+from stcl_cli.data.outputs import has_files, match_outputs
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.cams import read_cam
@@ -27,7 +27,7 @@ from stcl_cli.stages.output import Result
 def run(config: EvalConfig) -> Result:
     """Measure. Raises StclError."""
     predictions = Path(config.predictions)
-    suffix = ".safetensors" if next(predictions.rglob("*.safetensors"), None) else ".png"
+    suffix = ".safetensors" if has_files(predictions, ".safetensors") else ".png"
     truths, missing = list_photos(config.truth, config.list)
     files = match_outputs(predictions, suffix, truths).by_photo
     found = [(truth, files[truth.name]) for truth in truths if truth.name in files]
@@ -47,6 +47,11 @@ def run(config: EvalConfig) -> Result:
     per_class = dict(zip(("background", *classes.names), iou_per_class(matrix).tolist(), strict=True))
     summary |= {"per_class": {name: None if math.isnan(iou) else iou for name, iou in per_class.items()}}
     _print_table(summary)
+    if not matrix[1:].any():
+        warn(
+            f"{shown(config.truth)}: no true mask holds a class, so only background is measured; classes have the "
+            "values 1 to 254, and 255 is ignored"
+        )
     return Result(summary=summary, skipped=skipped + len(missing))
 
 
@@ -98,7 +103,7 @@ def _measure_cams(
     with meter("eval", len(found)) as gauge:
         for truth, path in found:
             try:
-                compare_cam(path, read_cam(path), read_truth(truth.path, classes), sweep)
+                compare_cam(path, read_cam(path), read_truth(truth.path, classes), sweep, classes.names)
                 images += 1
             except PhotoError as error:
                 warn(f"skipped: {error}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from stcl_cli.config import ExportConfig
 from stcl_cli.console import meter, say
-from stcl_cli.data.outputs import match_outputs
+from stcl_cli.data.outputs import match_outputs, output_files
 from stcl_cli.data.photo_masks import read_full_mask
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.errors import PhotoError, StclError
@@ -41,11 +41,15 @@ def run(config: ExportConfig, done: Done = nobody) -> Result:
     """Export. Raises StclError."""
     jobs, skipped = _jobs(config)
     classes = find_classes(config.classes, Path(config.masks))
+    make = WRITERS[config.to]
+    make(
+        Path(config.output), classes
+    )  # StclError for a class name that the format cannot hold, before a folder is made
     folder, failures = open_folder(config, "export", classes)
     skip(failures, skipped)
     written: list[str] = []
     ignored = pixels = 0
-    with WRITERS[config.to](folder, classes) as writer:
+    with make(folder, classes) as writer:
         todo = [job for job in jobs if writer.file or not os.path.exists(writer.target(job[0]))]
         with meter("export", len(jobs), len(jobs) - len(todo)) as gauge:
             for name, path, photo in todo:
@@ -74,19 +78,19 @@ def run(config: ExportConfig, done: Done = nobody) -> Result:
 
 def _jobs(config: ExportConfig) -> tuple[list[Job], list[tuple[str, str]]]:
     """What to export, and (name, reason) of what cannot be. StclError if there is nothing."""
-    if next(Path(config.masks).rglob("*.png"), None) is None:
+    masks = output_files(config.masks, ".png")
+    if not masks:
         raise StclError(f"{shown(config.masks)}: holds no mask; give the folder of stcl refine or stcl predict")
     if config.images is None:
-        masks, skipped = list_photos(config.masks)
-        return [(mask.name, mask.path, None) for mask in masks], skipped
+        return [(name, path, None) for name, path in masks.items()], []
     photos, skipped = list_photos(config.images)
-    masks = match_outputs(config.masks, ".png", photos)
-    jobs = [(photo.name, masks.by_photo[photo.name], photo) for photo in photos if photo.name in masks.by_photo]
+    matched = match_outputs(config.masks, ".png", photos)
+    jobs = [(photo.name, matched.by_photo[photo.name], photo) for photo in photos if photo.name in matched.by_photo]
     if not jobs:
         raise StclError(f"{shown(config.masks)}: holds no mask for any photo in {shown(config.images)}")
     if len(jobs) < len(photos):
         say(f"{len(photos) - len(jobs)} photos have no mask in {shown(config.masks)} and are left out")
-    return jobs, skipped + masks.orphans
+    return jobs, skipped + matched.orphans
 
 
 def exportable_mask(name: str, path: Path, photo: Photo | None, classes: int) -> np.ndarray:

@@ -39,7 +39,8 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
     with_mask = [photo for photo in photos if photo.name in masks]
     if not with_mask:
         raise StclError(
-            f"{config.masks}: holds no mask for any photo in {config.images}; a mask is named like its photo"
+            f"{config.masks}: holds no mask for any photo in {config.images}; a mask is named like its photo, in a "
+            "folder of masks alone"
         )
     classes = find_classes(config.classes, Path(config.masks))
     check_same("photos and masks", *classes, *(photo.name for photo in with_mask))

@@ -57,6 +57,13 @@ def test_a_rare_class_that_is_spelt_nearly_like_another_is_named(take):
     assert take("a,cat\nb,car\nc,cat\n").warnings() == []
 
 
+def test_classes_that_differ_in_case_alone_and_classes_in_one(take):
+    (warning,) = take("a,Dog\nb,Dog\nc,dog\nd,dog\n").warnings()
+    assert warning.startswith("class dog (2) is spelt nearly like Dog (2)")
+    joint = 'a,"cat,dog"\nb,dog\nc,"bicycle, two wheels"\n'
+    assert take(joint).warnings() == ["class cat,dog looks like several in one: write ';' between classes"]
+
+
 def test_names_that_match_nothing(take):
     with pytest.raises(StclError, match=r"none of its names is a photo in .*photos; it names '1.jpg', there is 'a'"):
         take("1.jpg,cat\n2.jpg,dog\n")

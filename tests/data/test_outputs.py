@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from stcl_cli.data.outputs import match_outputs
+from stcl_cli.data.outputs import has_files, match_outputs
 from stcl_cli.data.photos import Photo
 from stcl_cli.errors import StclError
 
@@ -26,6 +26,12 @@ def test_by_name(match):
         {"a": "a.png", "sub dir/bär.v1": "sub dir/bär.v1.png"},
         ["sub dir/a"],
     )
+
+
+def test_suffixes_in_any_case(match, tmp_path):
+    assert match(["a.PNG", "b.Png", "c.png.txt"], ["a", "b", "c"]) == ({"a": "a.PNG", "b": "b.Png"}, [])
+    assert has_files(tmp_path, ".png")
+    assert not has_files(tmp_path, ".safetensors")
 
 
 def test_names_from_find_lie_in_a_folder_too_many(match):

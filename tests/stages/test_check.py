@@ -184,8 +184,26 @@ def test_many_skipped_are_named_in_json_only(folder):
     (folder / "labels.csv").write_text("a,cat\n" + "".join(f"none{n},dog\n" for n in range(30)))
     result = stcl(folder / "photos", "--labels", folder / "labels.csv", "--json")
     assert result.stderr.count("would be skipped") == 11
-    assert "would be skipped: 24 more; --json names all" in result.stderr
+    assert "would be skipped: 34 in all; --verbose and --json name each" in result.stderr
     assert len(json.loads(result.stdout)["skipped"]) == 34
+
+
+def test_verbose_names_all_that_would_be_skipped(folder):
+    (folder / "labels.csv").write_text("a,cat\n" + "".join(f"none{n},dog\n" for n in range(30)))
+    result = stcl(folder / "photos", "--labels", folder / "labels.csv", "--verbose")
+    assert "would be skipped: none29: " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"labels_format": "coco"}, "--labels-format coco: give the labels too, with --labels"),
+        ({"classes": "names.txt"}, r"--classes names\.txt: give what has those classes too, with --labels or --masks"),
+    ],
+)
+def test_an_option_that_nothing_is_given_for(settings, words):
+    with pytest.raises(StclError, match=words):
+        check.run(CheckConfig(images="photos", **settings))
 
 
 def test_starts_without_torch():

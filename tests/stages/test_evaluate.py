@@ -34,6 +34,14 @@ def test_a_value_that_is_no_class_is_an_error_in_any_case(tmp_path, capsys, forg
     assert "a value that is no class: 2" in capsys.readouterr().err
 
 
+def test_truth_of_0_and_255_measures_nothing_but_background_and_says_so(tmp_path, capsys):
+    write_mask(tmp_path / "truth" / "x.png", np.array([[0, 0, 255, 255]], np.uint8))
+    write_mask(tmp_path / "pred" / "x.png", np.array([[0, 0, 1, 0]], np.uint8))
+    (tmp_path / "pred" / "classes.txt").write_text("cat\n")
+    evaluate.run(EvalConfig(predictions=str(tmp_path / "pred"), truth=str(tmp_path / "truth")))
+    assert "truth: no true mask holds a class, so only background is measured" in capsys.readouterr().err
+
+
 def test_eval_compares_classes_by_their_names(tmp_path, capsys):
     write_mask(tmp_path / "truth" / "x.png", np.array([[0, 1, 1, 2], [3, 3, 3, 3]], np.uint8))
     write_mask(tmp_path / "pred" / "x.png", np.array([[0, 3, 3, 0], [1, 1, 1, 0]], np.uint8))

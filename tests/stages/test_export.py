@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,25 @@ def test_classes_may_be_named(folder):
     (folder / "names.txt").write_text("x\ny\n")
     export.run(config(folder, "cvat", classes=str(folder / "names.txt")))
     assert (folder / "out" / "classes.txt").read_text() == "background\nx\ny\n"
+
+
+def test_masks_among_photos_have_their_own_names(folder):
+    """a.jpg beside a.png, as some tools want it."""
+    for name in ("a", "sub/b"):
+        shutil.copy(folder / "photos" / f"{name}.jpg", folder / "masks" / f"{name}.jpg")
+    (folder / "masks" / "a.png").rename(folder / "masks" / "a.PNG")
+    assert export.run(config(folder)).skipped == 0
+    assert sorted(path.relative_to(folder / "out").as_posix() for path in (folder / "out").rglob("*.npy")) == [
+        "a.npy",
+        "sub/b.npy",
+    ]
+
+
+def test_a_name_that_the_format_cannot_hold_leaves_no_folder(folder):
+    (folder / "names.txt").write_text("a:b\ny\n")
+    with pytest.raises(StclError, match=r"class 'a:b': labelmap\.txt cannot hold this name"):
+        export.run(config(folder, "voc", classes=str(folder / "names.txt")))
+    assert not (folder / "out").exists()
 
 
 def test_nothing_to_export(folder):

@@ -11,11 +11,22 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from stcl_cli.data.labels.rows import IMAGE_KEYS, LABEL_KEYS, Row, Table, check_known, class_names, split_names
+from stcl_cli.data.labels.rows import (
+    IMAGE_KEYS,
+    LABEL_KEYS,
+    Row,
+    Table,
+    check_known,
+    class_names,
+    split_names,
+    uploaded_file,
+)
 from stcl_cli.data.matching import SUFFIXES
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import check_classes, clean_name, is_background
 from stcl_cli.formats.files import read_text, shown
+
+csv.field_size_limit(2**31 - 1)  # a cell may hold a brush of Label Studio; the file is in memory anyway
 
 _SHOWN = {"1", "1.0", "true"}
 _FLAGS = _SHOWN | {"0", "0.0", "false", ""}
@@ -32,8 +43,8 @@ def read(path: Path, classes: Sequence[str] | None) -> Table:
     """Lines between commas, tabs or semicolons, header or not.
 
     Pairs hold a photo and its classes, several joined by ';' or '|' (by ',' where ';' parts the cells); in a wider
-    table the header says which columns those are. One-hot columns have the class names in the header, or are
-    `classes` in their order.
+    table the header says which columns those are, and several with classes add up. One-hot columns have the class
+    names in the header, or are `classes` in their order.
 
     Raises:
         StclError: another layout; names file and line. Also while the rows are read.
@@ -44,15 +55,25 @@ def read(path: Path, classes: Sequence[str] | None) -> Table:
     if len(header) > 2 and header[0] == "" and header[1] in IMAGE_KEYS:  # the numbers that pandas writes in front
         lines.skip, header = 1, header[1:]
     image = next((column for column, key in enumerate(header) if key in IMAGE_KEYS), None)
-    label = next((column for column, key in enumerate(header) if key in LABEL_KEYS), None)
-    if image is not None and label is not None and (len(header) == 2 or not _all_flags(lines.below())):
-        body = lines.below()
+    if image is None and "id" in header:
+        image = header.index("id")
+    labels = [column for column, key in enumerate(header) if key in LABEL_KEYS]
+    body = lines.below()
+    if image is not None and labels and (len(header) == 2 or not _all_flags(lines.below())):
+        labels = _with_names(lines, labels)
     elif len(header) > 2 or _is_one_column(lines):
         return _columns(lines, classes)
+    elif image is not None:
+        labels = [1 - image]  # whatever that column is called
+    elif labels and not any(key.endswith(SUFFIXES) for key in header):
+        image = 1 - labels[0]
     else:
-        image, label, body = 0, 1, iter(lines)
+        image, labels, body = 0, [1], iter(lines)
     names = _Names(_JOINERS[lines.delimiter])
-    return Table(Row(origin, cells[image], names(cells[label], origin)) for origin, cells in body)
+    return Table(
+        Row(origin, uploaded_file(cells[image]), names([cells[column] for column in labels], origin))
+        for origin, cells in body
+    )
 
 
 def _delimiter(text: str) -> str:
@@ -76,7 +97,7 @@ class _Lines:
         self.text, self.file, self.delimiter, self.skip = text, file, delimiter, 0
 
     def __iter__(self) -> Iterator[_Line]:
-        reader = csv.reader((line[0] for line in _LINES.finditer(self.text)), delimiter=self.delimiter)
+        reader = csv.reader((line[0] for line in _LINES.finditer(self.text)), delimiter=self.delimiter, strict=True)
         width = 0
         try:
             for cells in reader:
@@ -112,7 +133,10 @@ class _Names:
     def __init__(self, joiners: str) -> None:
         self.split = lru_cache(partial(split_names, joiners=joiners))
 
-    def __call__(self, cell: str, origin: str) -> list[str]:
+    def __call__(self, cells: list[str], origin: str) -> list[str]:
+        if len(cells) > 1:
+            return [name for cell in cells for name in self([cell], origin)]
+        (cell,) = cells
         if cell.startswith(('{"', "[{", '["')):  # Label Studio writes several choices, and regions, as JSON
             try:
                 return class_names(json.loads(cell), origin)
@@ -123,6 +147,14 @@ class _Names:
 
 def _all_flags(lines: Iterable[_Line]) -> bool:
     return all(_FLAGS.issuperset(_keys(line)[1:]) for line in lines)
+
+
+def _with_names(lines: _Lines, columns: list[int]) -> list[int]:
+    """Of several columns with classes those that hold names: the others have the same ones' numbers."""
+    if len(columns) > 1:
+        named = [c for c in columns if not all(re.fullmatch(r"\s*[\d.]*\s*", line.cells[c]) for line in lines.below())]
+        columns = named or columns[:1]
+    return columns
 
 
 def _is_one_column(lines: _Lines) -> bool:

@@ -14,7 +14,9 @@ from stcl_cli.formats.xml import read_xml
 
 
 def read(path: Path, classes: Sequence[str] | None) -> Table:
-    """The labels of tags, boxes, outlines, masks and points; classes in the order of CVAT's list of labels.
+    """The labels of tags, boxes, outlines, masks, points and skeletons (not of their points).
+
+    Classes are in the order of CVAT's list of labels.
 
     Raises:
         StclError: not an export of images.
@@ -36,5 +38,6 @@ def read(path: Path, classes: Sequence[str] | None) -> Table:
         raise StclError(
             f"{shown(file)}: lists no images; export 'CVAT for images 1.1', or give VOC's folder of XML files"
         )
-    names = next((labels.findall("label/name") for labels in root.iter("labels")), [])
-    return Table(rows, [clean_name(name.text or "") for name in names] or None)
+    listed = next((labels.findall("label") for labels in root.iter("labels")), [])
+    names = [clean_name(label.findtext("name") or "") for label in listed if not label.findtext("parent")]
+    return Table(rows, names or None)

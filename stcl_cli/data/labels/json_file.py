@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from stcl_cli.data.labels.rows import IMAGE_KEYS, LABEL_KEYS, Row, Table, class_names, is_flags
+from stcl_cli.data.labels.rows import IMAGE_KEYS, LABEL_KEYS, Row, Table, class_names, is_flags, uploaded_file
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import clean_name
 from stcl_cli.formats.files import read_text, shown
@@ -70,14 +70,14 @@ def read(value: Any, file: str) -> Table:
         raise StclError(f'{file}: holds neither an object nor a list; write {{"image": ["class", ...], ...}}')
     rows: list[Row] = []
     columns: dict[str, None] = {}
-    label = _label_key(value)
+    labels = _label_keys(value)
     for number, item in enumerate(value, 1):
         origin = f"{file} item {number}"
         if not isinstance(item, dict):
             raise StclError(f'{origin}: is no object; write {{"image": "a.jpg", "labels": ["class", ...]}}')
         name = image_of(item, origin)
-        if label is not None:  # Label Studio leaves the key out where nothing was chosen
-            rows.append(Row(origin, name, class_names(item.get(label), origin)))
+        if labels:  # Label Studio leaves the key out where nothing was chosen
+            rows.append(Row(origin, name, [one for key in labels for one in class_names(item.get(key), origin)]))
             continue
         flags = {key: flag for key, flag in item.items() if key.casefold() not in IMAGE_KEYS}
         if not flags or not is_flags(flags.values()):
@@ -91,14 +91,19 @@ def image_of(item: dict[str, Any], origin: str) -> str:
     """The photo's name under one of the keys that people give it."""
     for key, value in item.items():
         if key.casefold() in IMAGE_KEYS and isinstance(value, str | int):
-            return str(value)
+            return uploaded_file(str(value))
     raise StclError(f'{origin}: has no key "image"; name the key with its photo so')
 
 
-def _label_key(items: list[Any]) -> str | None:
-    """The first key in any of the objects that holds classes by its name."""
-    keys = (key for item in items if isinstance(item, dict) for key in item)
-    return next((key for key in keys if key.casefold() in LABEL_KEYS), None)
+def _label_keys(items: list[Any]) -> list[str]:
+    """The keys in any of the objects that hold classes by their names; not numbers, where others hold names."""
+    keys: dict[str, bool] = {}  # whether it holds more than numbers
+    for item in items:
+        if isinstance(item, dict):
+            for key in item:
+                if key.casefold() in LABEL_KEYS:
+                    keys[key] = keys.get(key, False) or not isinstance(item[key], int | float)
+    return [key for key, named in keys.items() if named or not any(keys.values())]
 
 
 def _is_object(value: dict[str, Any]) -> bool:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from stcl_cli.data.labels.json_file import image_of
-from stcl_cli.data.labels.rows import Row, Table, class_names
+from stcl_cli.data.labels.rows import Row, Table, class_names, file_in
 from stcl_cli.data.matching import SUFFIXES
 from stcl_cli.errors import StclError
 
@@ -48,11 +47,3 @@ def _photo(data: dict[str, Any], origin: str) -> str:
         if isinstance(value, str) and file_in(value).lower().endswith(SUFFIXES):
             return value
     return image_of(data, origin)
-
-
-def file_in(url: str) -> str:
-    """'/data/local-files/?d=a%20b/c.jpg' -> 'a b/c.jpg'; the path of any other address."""
-    parts = urlsplit(url)
-    if parts.path.startswith("/data/local-files"):
-        return parse_qs(parts.query).get("d", [""])[0]
-    return unquote(parts.path) if parts.scheme or url.startswith("/data/") else url

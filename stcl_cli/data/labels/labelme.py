@@ -25,5 +25,8 @@ def read(path: Path, classes: Sequence[str] | None) -> Table:
             flags = [flag for flag, is_set in (value.get("flags") or {}).items() if is_set]
         except (KeyError, TypeError, AttributeError) as error:
             raise StclError(f"{origin}: has no shapes with labels as LabelMe writes them; take it out") from error
+        labels = [
+            label for label in labels if label != "__ignore__"
+        ]  # LabelMe's own, for regions that are not to count
         rows.append(Row(origin, name[: -len(".json")], class_names(labels + flags, origin)))
     return Table(rows)

@@ -58,8 +58,13 @@ def _class_files(files: dict[str, _Lines]) -> Table:
     if not signed:
         rows = [Row(origin, line, [_stem(name)]) for name, lines in files.items() for origin, line in lines]
         return Table(rows, sorted(map(_stem, files)))
-    subsets = [f"_{_stem(name)}" for name in files if name not in signed]  # train.txt stands beside cat_train.txt
-    rows = []
+    rows, subsets = [], []
+    for name in files.keys() - signed.keys():
+        subset = f"_{_stem(name)}"
+        if any(_stem(other).endswith(subset) for other in signed):  # train.txt stands beside cat_train.txt
+            subsets.append(subset)
+        else:
+            rows += [Row(origin, line, [_stem(name)]) for origin, line in files[name]]
     for name, lines in signed.items():
         subset = max((end for end in subsets if _stem(name).endswith(end)), key=len, default="")
         shows = [clean_name(_stem(name).removesuffix(subset))]

@@ -15,13 +15,19 @@ from stcl_cli.formats.files import shown
 from stcl_cli.formats.masks import IGNORE, read_mask
 from stcl_cli.threads import DECODERS, thread_pool
 
+VOC_MASKS = "SegmentationClass"
+
 
 def read(path: Path, classes: Sequence[str] | None) -> Table:
     """Values mean the lines of the classes.txt in or beside the folder; where there is none, `classes`.
 
+    Args:
+        path: the folder of the masks, or the one with VOC's SegmentationClass/ in it.
+
     Raises:
         StclError: no mask, no names for its values, or one that cannot be read.
     """
+    path = path / VOC_MASKS if (path / VOC_MASKS).is_dir() else path
     has_names = any((folder / CLASSES).is_file() for folder in (path, path.absolute().parent))
     names = find_classes(None, path) if has_names or classes is None else tuple(classes)
 

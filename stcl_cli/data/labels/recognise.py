@@ -10,16 +10,18 @@ from pathlib import Path
 from PIL import Image
 
 from stcl_cli.data.labels.lists import SYNSETS
+from stcl_cli.data.labels.masks import VOC_MASKS
 from stcl_cli.data.labels.npy import MAGIC
 from stcl_cli.data.labels.rows import walk
 from stcl_cli.data.labels.yolo import OBJ_NAMES
 from stcl_cli.data.scan import scan_folder
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.classes import CLASSES, read_classes
-from stcl_cli.formats.files import read_json, shown
+from stcl_cli.formats.files import read_json, shown, some
 from stcl_cli.formats.images import open_image
 
 _HEAD = 4096
+PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "images", "labels", "masks"})
 _FOREIGN = {
     b"PK": "is a ZIP archive or an Excel file; unpack the one, save the other as CSV",
     b"\x80": "is a pickle, which could run anything; numpy.save the dictionary as .npy",
@@ -76,6 +78,8 @@ def _folder(path: Path) -> str:
         return "cvat"
     if (path / "Annotations").is_dir() or (count[".xml"] and 2 * count[".xml"] >= len(photos)):  # nearly one a photo
         return "voc"
+    if (path / VOC_MASKS).is_dir():
+        return "masks"
     lists = [name for name in top if name.lower().endswith(".txt") and name != CLASSES]
     if CLASSES in top and (lists or (path / "labels").is_dir()):
         return "yolo"
@@ -88,7 +92,27 @@ def _folder(path: Path) -> str:
     single = next((name for name in sorted(top) if name.lower().endswith((".json", ".csv", ".tsv"))), None)
     if single and all("/" not in photo for photo in photos):
         raise StclError(f"{shown(path)}: is no folder of labels; give a file, such as {shown(path / single)}")
+    _check_named_after_classes(path, files, photos)
     return "folders"
+
+
+def _check_named_after_classes(path: Path, files: list[str], photos: list[str]) -> None:
+    """StclError if sub-folders are most likely not called after what their photos show."""
+    stems = {os.path.splitext(photo)[0] for photo in photos}
+    for file in sorted(files):
+        stem, suffix = os.path.splitext(file.lower())
+        beside = file[: len(stem)] in stems
+        if (suffix in (".yaml", ".yml") and "/" not in stem) or (suffix in (".xml", ".json") and beside):
+            raise StclError(
+                f"{shown(path)}: holds sub-folders of photos, and {shown(file)}; say which are the labels with "
+                "--labels-format (folders, voc, labelme or yolo)"
+            )
+    names = {photo.split("/")[0] for photo in photos if "/" in photo}
+    if names and names <= PARTS:
+        raise StclError(
+            f"{shown(path)}: its sub-folders are called {some(sorted(names))}, like parts of a data set, not like "
+            "classes; give one of them, or --labels-format folders"
+        )
 
 
 def _is_labelme(path: Path, files: list[str]) -> bool:

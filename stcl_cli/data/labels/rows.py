@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import clean_name
@@ -71,6 +72,22 @@ def class_names(value: Any, origin: str) -> list[str]:
 def is_flags(values: Iterable[Any]) -> bool:
     """Whether all are 0, 1, true or false (0 and 1 of any kind equal those)."""
     return all(isinstance(value, int | float) and value in (0, 1) for value in values)
+
+
+def file_in(url: str) -> str:
+    """'/data/local-files/?d=a%20b/c.jpg' of Label Studio -> 'a b/c.jpg'; the path of any other address."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # what looks like an address and is none
+        return url
+    if parts.path.startswith("/data/local-files"):
+        return parse_qs(parts.query).get("d", [""])[0]
+    return unquote(parts.path) if parts.scheme or url.startswith("/data/") else url
+
+
+def uploaded_file(name: str) -> str:
+    """`file_in` of an address in Label Studio's tables; any other name as it is."""
+    return file_in(name) if name.startswith(("/data/local-files/", "/data/upload/")) else name
 
 
 def check_known(names: Iterable[str], classes: Iterable[str], origin: str) -> None:

@@ -13,7 +13,9 @@ from stcl_cli.formats.xml import read_xml
 
 
 def read(path: Path, classes: Sequence[str] | None) -> Table:
-    """The names of the objects, also of difficult ones, not of their parts. A file is named like its photo.
+    """The names of the objects, also of difficult ones, not of their parts nor of those that LabelMe calls deleted.
+
+    A file is named like its photo.
 
     Args:
         path: the folder of the XML files, or the one with Annotations/ in it.
@@ -29,7 +31,8 @@ def read(path: Path, classes: Sequence[str] | None) -> Table:
         if root.tag != "annotation":
             cure = "give this file itself, CVAT's own format" if root.tag == "annotations" else "take it out"
             raise StclError(f"{origin}: its root is <{shown(root.tag)}>, not VOC's <annotation>; {cure}")
-        names = [clean_name(thing.findtext("name") or "") for thing in root.iterfind("object")]
+        there = (thing for thing in root.iterfind("object") if thing.findtext("deleted") != "1")
+        names = [clean_name(thing.findtext("name") or "") for thing in there]
         if not all(names):
             raise StclError(f"{origin}: has an object without a name; name it or take it out")
         rows.append(Row(origin, name[: -len(".xml")], names))

@@ -53,6 +53,37 @@ def test_classes_called_0_and_1(read):
     assert read("image,label\na,0\nb,1\n") == Labels(("0", "1"), {"a": (0,), "b": (1,)})
 
 
+@pytest.mark.parametrize("header", ["filename,species", "id,label", "ID,breed", "bild,Klasse;class", "whatever,labels"])
+def test_a_header_of_which_one_word_is_known(read, header):
+    header = header.replace("Klasse;", "")
+    assert read(f"{header}\na.jpg,cat\nb,dog;cat\n") == Labels(("cat", "dog"), {"a.jpg": (0,), "b": (0, 1)})
+    swapped = ",".join(reversed(header.split(",")))
+    assert read(f"{swapped}\ncat,a.jpg\ndog;cat,b\n") == Labels(("cat", "dog"), {"a.jpg": (0,), "b": (0, 1)})
+
+
+def test_a_class_may_be_called_like_a_header(read):
+    assert read("a.jpg,tag\nb.jpg,choice\n").by_name == {"a.jpg": (1,), "b.jpg": (0,)}
+
+
+def test_several_columns_with_classes_add_up_and_numbers_of_classes_are_no_names(read):
+    text = "image,id,label,choice\na,1,cat,outdoor\nb,2,,night;outdoor\n"
+    assert read(text) == Labels(("cat", "night", "outdoor"), {"a": (0, 2), "b": (1, 2)})
+    assert read("image,class,class_name\na,0,cat\nb,1,dog\nc,,\n").classes == ("cat", "dog")
+    assert read("image,class,label\na,0,2\nb,1,3\n").classes == ("0", "1")
+
+
+def test_a_cell_longer_than_python_reads_by_itself(read):
+    brush = '[{""brushlabels"": [""cat""], ""rle"": [' + "1, " * 100_000 + "1]}]"
+    assert read(f'image,label\na,"{brush}"\n') == Labels(("cat",), {"a": (0,)})
+
+
+def test_addresses_of_label_studio(read):
+    assert set(read("image,choice\n/data/local-files/?d=sub/my%20a.jpg,cat\n/data/b%20#1.jpg,cat").by_name) == {
+        "sub/my a.jpg",
+        "/data/b%20#1.jpg",  # a path as any other
+    }
+
+
 def test_columns_and_a_class_that_no_photo_shows(read):
     assert read("image,cat,dog\na,1,0\n").classes == ("cat", "dog")
     assert read("image,cat\na,1\n", ["cat", "dog"]).classes == ("cat", "dog")

@@ -26,6 +26,17 @@ def test_classes_in_the_order_of_the_labels(read):
     assert read('<annotations><image name="a"><tag label="emu"/></image></annotations>').classes == ("emu",)
 
 
+def test_points_of_skeletons_are_no_classes(read):
+    names = "".join(
+        f"<label><name>{name}</name><type>{kind}</type></label>"
+        f"<label><name>nose</name><type>points</type><parent>{name}</parent></label>"
+        for name, kind in (("cat", "skeleton"), ("dog", "skeleton"))
+    )
+    image = '<image name="a"><skeleton label="dog"><points label="nose"/></skeleton></image>'
+    text = f"<annotations><meta><task><labels>{names}</labels></task></meta>{image}</annotations>"
+    assert read(text) == Labels(("cat", "dog"), {"a": (1,)})
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -41,6 +41,19 @@ def test_items_without_the_key_that_others_have(read):
     assert read('[{"image": "a"}, {"image": "b", "label": "cat"}]') == Labels(("cat",), {"a": (), "b": (0,)})
 
 
+def test_all_keys_with_classes_add_up_and_numbers_of_classes_are_no_names(read):
+    text = '[{"image": "a", "label": [{"rectanglelabels": ["dog"]}], "choice": "out"}, {"image": "b", "choice": "in"}]'
+    assert read(text) == Labels(("dog", "in", "out"), {"a": (0, 2), "b": (1,)})
+    assert read('[{"image": "a", "labels": ["cat"]}, {"image": "b", "label": "dog"}]').by_name == {"a": (0,), "b": (1,)}
+    assert read('[{"image": "a", "class": 0, "class_name": "cat"}]') == Labels(("cat",), {"a": (0,)})
+
+
+def test_addresses_of_label_studio(read):
+    assert read('[{"id": 3, "image": "/data/local-files/?d=my%20a.jpg", "choice": "cat"}]').by_name == {
+        "my a.jpg": (0,)
+    }
+
+
 def test_items_of_one_photo_add_up(read):
     assert read('[{"file": "a", "label": "cat"}, {"file": "a", "label": "dog"}]').by_name == {"a": (0, 1)}
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from stcl_cli.data.labels import Labels, match_labels, read_labels
-from stcl_cli.data.labels.label_studio import file_in
+from stcl_cli.data.labels.rows import file_in
 from stcl_cli.data.photos import Photo
 from stcl_cli.errors import StclError
 
@@ -43,6 +43,7 @@ def test_several_annotators_add_up_and_what_nobody_looked_at_is_left_out(read):
         ("https://host/a.jpg?token=1", "/a.jpg"),
         ("sub/100%25 #1?.jpg", "sub/100%25 #1?.jpg"),  # no address: a name as it is
         ("/data/local-files/", ""),
+        ("https://[host/a.jpg", "https://[host/a.jpg"),  # looks like an address, and is none
     ],
 )
 def test_addresses(url, file):

@@ -8,7 +8,10 @@ from stcl_cli.errors import StclError
 
 def test_shapes_and_flags(tmp_path):
     write = lambda name, value: (tmp_path / name).write_text(json.dumps(value))  # noqa: E731
-    write("a.v1.json", {"shapes": [{"label": "cat"}, {"label": "cat"}], "flags": {"dog": True, "emu": False}})
+    write(
+        "a.v1.json",
+        {"shapes": [{"label": "cat"}, {"label": "cat"}, {"label": "__ignore__"}], "flags": {"dog": True, "emu": False}},
+    )
     write("b.json", {"shapes": [], "flags": None})
     assert read_labels(tmp_path) == Labels(("cat", "dog"), {"a.v1": (0, 1), "b": ()}, "labelme")
 

@@ -26,6 +26,11 @@ def test_image_sets_of_voc(write):
     assert read_labels(folder) == Labels(("cat", "hot_dog"), {"a": (0, 1), "b": ()})
 
 
+def test_a_plain_list_beside_image_sets_is_a_class_unless_it_is_their_subset(write):
+    folder = write(cat="a 1\nb -1\n", dog="b\nc\n")
+    assert read_labels(folder) == Labels(("cat", "dog"), {"a": (0,), "b": (1,), "c": (1,)})
+
+
 def test_subsets_with_synsets(write):
     folder = write(synsets="dog\ncat\n", train='a.jpg 1\n"my photo".jpg 0 1\n', val='b\n"z z.v1" 0\n"".jpg 1')
     expected = {"a.jpg": (1,), "my photo.jpg": (0, 1), "b": (), "z z.v1": (0,), ".jpg": (1,)}

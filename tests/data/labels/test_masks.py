@@ -22,6 +22,12 @@ def test_what_a_mask_holds_its_photo_shows(tmp_path, folder, place):
     assert read_labels(folder, ["cat", "dog", "emu"], "masks").by_name["a"] == (0, 1)  # by name, not by value
 
 
+def test_the_folder_that_holds_voc_s(tmp_path, folder):
+    folder.rename(tmp_path / "SegmentationClass")
+    write_classes(tmp_path / "classes.txt", ["dog", "emu", "cat"])
+    assert read_labels(tmp_path) == Labels(("dog", "emu", "cat"), {"a": (0, 2), "sub/b": ()})
+
+
 def test_names_from_the_command_line(folder):
     assert read_labels(folder, ["dog", "emu", "cat"], "masks").by_name["a"] == (0, 2)
     with pytest.raises(StclError, match=r"masks: no classes.txt in or beside it; name the classes with --classes"):

@@ -63,6 +63,7 @@ def image(mode):
         (["obj.names", "obj.data", "train.txt", "obj_train_data/a.txt"], "yolo"),
         (["annotations.xml", "images/a.jpg"], "cvat"),
         (["Annotations/a.xml", "JPEGImages/a.jpg", "ImageSets/Main/train.txt"], "voc"),
+        (["SegmentationClass/P.png", "classes.txt", "train.txt"], "masks"),
         (["a.xml", "a.jpg", "b.jpg"], "voc"),
         (["train/a.xml", "train/a.jpg"], "voc"),
         (["classes.txt", "labels/a.txt", "images/a.jpg"], "yolo"),
@@ -93,6 +94,23 @@ def test_folders(tmp_path, files, kind):
         for name in ("c", "d"):
             (tmp_path / "dog" / f"{name}.jpg").touch()
     assert recognise(tmp_path) == kind
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        (["s1/a.jpg", "s1/a.xml", "s1/b.jpg", "s1/c.jpg"], r"holds sub-folders of photos, and s1/a.xml; say which"),
+        (["s1/a.JPG", "s1/a.json", "s2/b.jpg", "s2/c.jpg"], r"holds sub-folders of photos, and s1/a.json; say which"),
+        (["images/train/a.jpg", "labels/train/a.txt", "dataset.yaml"], r"sub-folders of photos, and dataset.yaml; say"),
+        (["train/cat/a.jpg", "val/dog/b.jpg"], r"its sub-folders are called train, val, like parts of a data set"),
+    ],
+)
+def test_folders_that_are_not_called_after_classes(tmp_path, files, reason):
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text('{"shapes": []}')
+    with pytest.raises(StclError, match=reason):
+        recognise(tmp_path)
 
 
 def test_labelme_or_one_file_among_photos(tmp_path):

@@ -21,6 +21,12 @@ def test_objects_not_parts(tmp_path):
         assert read_labels(path) == Labels(("Bär", "cat"), {"a": (0, 1), "b": ()})
 
 
+def test_objects_that_labelme_on_the_web_keeps_as_deleted(tmp_path):
+    objects = [f"<object><name>{name}</name><deleted>{n}</deleted></object>" for name, n in (("car", 1), ("tree", 0))]
+    folder = write(tmp_path / "Annotations", a=f"<annotation>{''.join(objects)}</annotation>")
+    assert read_labels(folder) == Labels(("tree",), {"a": (0,)})
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
