@@ -9,9 +9,13 @@ coco=${1:?usage: examples/coco.sh COCO [OUT]}
 out=${2:-coco-out}
 labels=$coco/annotations/instances_train2017.json
 
-stcl train "$coco/train2017" --labels "$labels" -o "$out/run" \
+stage() { # goes on where it stopped; exit code 3 says that some photos were skipped
+    stcl "$@" --resume || [ $? = 3 ]
+}
+
+stage train "$coco/train2017" --labels "$labels" -o "$out/run" \
     --iterations 80000 --batch-size 8 --beta-high 0.65 --beta-low 0.25
-stcl cam "$coco/train2017" --labels "$labels" -m "$out/run" -o "$out/cams"
-stcl refine "$out/cams" --images "$coco/train2017" -o "$out/masks"
-stcl segtrain "$coco/train2017" --masks "$out/masks" --init "$out/run" -o "$out/seg" --iterations 80000
-stcl predict "$coco/val2017" -m "$out/seg" -o "$out/predictions"
+stage cam "$coco/train2017" --labels "$labels" -m "$out/run" -o "$out/cams"
+stage refine "$out/cams" --images "$coco/train2017" -o "$out/masks"
+stage segtrain "$coco/train2017" --masks "$out/masks" --init "$out/run" -o "$out/seg" --iterations 80000
+stage predict "$coco/val2017" -m "$out/seg" -o "$out/predictions"

@@ -10,8 +10,12 @@ labels=${2:?usage: examples/own_folder.sh PHOTOS LABELS [OUT]}
 out=${3:-stcl-out}
 iterations=${ITERATIONS:-2000}
 
-stcl train "$photos" --labels "$labels" -o "$out/run" --iterations "$iterations"
-stcl cam "$photos" -m "$out/run" --labels "$labels" -o "$out/cams"
-stcl refine "$out/cams" --images "$photos" -o "$out/masks"
-stcl segtrain "$photos" --masks "$out/masks" --init "$out/run" -o "$out/seg" --iterations "$iterations"
-stcl predict "$photos" -m "$out/seg" -o "$out/predictions"
+stage() { # goes on where it stopped; exit code 3 says that some photos were skipped
+    stcl "$@" --resume || [ $? = 3 ]
+}
+
+stage train "$photos" --labels "$labels" -o "$out/run" --iterations "$iterations"
+stage cam "$photos" -m "$out/run" --labels "$labels" -o "$out/cams"
+stage refine "$out/cams" --images "$photos" -o "$out/masks"
+stage segtrain "$photos" --masks "$out/masks" --init "$out/run" -o "$out/seg" --iterations "$iterations"
+stage predict "$photos" -m "$out/seg" -o "$out/predictions"

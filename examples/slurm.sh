@@ -19,10 +19,11 @@ MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export MASTER_ADDR MASTER_PORT
 
+# Several processes end with 0 also where photos were skipped, a single one with 3; srun gives the highest of all codes.
 together() { # trains as one: when a process fails, all end
     srun --kill-on-bad-exit=1 stcl "$@" --resume || [ $? = 3 ]
 }
-divided() { # each does its share of the photos; exit code 3 says that some photos were skipped
+divided() { # each does its share of the photos
     srun --kill-on-bad-exit=0 stcl "$@" --resume || [ $? = 3 ]
 }
 

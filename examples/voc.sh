@@ -16,9 +16,13 @@ mkdir -p "$out"
 printf '%s\n' background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person \
     pottedplant sheep sofa train tvmonitor > "$out/classes.txt"
 
-stcl train "$voc/JPEGImages" --labels "$labels" --classes "$out/classes.txt" --list "$list" -o "$out/run"
-stcl cam "$voc/JPEGImages" --labels "$labels" --list "$list" -m "$out/run" -o "$out/cams"
-stcl refine "$out/cams" --images "$voc/JPEGImages" -o "$out/masks"
-stcl segtrain "$voc/JPEGImages" --masks "$out/masks" --init "$out/run" -o "$out/seg"
-stcl predict "$voc/JPEGImages" --list "$sets/val.txt" -m "$out/seg" -o "$out/predictions"
+stage() { # goes on where it stopped; exit code 3 says that some photos were skipped
+    stcl "$@" --resume || [ $? = 3 ]
+}
+
+stage train "$voc/JPEGImages" --labels "$labels" --classes "$out/classes.txt" --list "$list" -o "$out/run"
+stage cam "$voc/JPEGImages" --labels "$labels" --list "$list" -m "$out/run" -o "$out/cams"
+stage refine "$out/cams" --images "$voc/JPEGImages" -o "$out/masks"
+stage segtrain "$voc/JPEGImages" --masks "$out/masks" --init "$out/run" -o "$out/seg"
+stage predict "$voc/JPEGImages" --list "$sets/val.txt" -m "$out/seg" -o "$out/predictions"
 stcl eval "$out/predictions" --truth "$voc/SegmentationClass" --list "$sets/val.txt"

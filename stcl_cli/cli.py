@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib
 import os
 import shlex
@@ -78,9 +79,21 @@ def _print_item(as_json: bool) -> Callable[[Mapping[str, Any]], None]:
         if sys.stdout.isatty():  # through sys.stdout, for which rich stands in, to put the line above its progress bar
             sys.stdout.write(line.decode("utf-8", "backslashreplace"))
         else:
-            click.echo(line, nl=False)
+            _echo(line)
 
     return done
+
+
+def _echo(line: bytes) -> None:
+    """On stdout, at once. StclError if what it goes to is full."""
+    try:
+        click.echo(line, nl=False)
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # as of `| head`, which click knows
+            raise
+        raise StclError(
+            f"stdout: cannot be written ({error.strerror}); free some space, or send it elsewhere"
+        ) from error
 
 
 def _say_how_to_go_on(command: str, values: Mapping[str, Any]) -> None:
@@ -89,23 +102,25 @@ def _say_how_to_go_on(command: str, values: Mapping[str, Any]) -> None:
     how, output = "", values.get("output")
     if output and os.path.isfile(os.path.join(output, CONFIG)):
         how = f"; its files are whole, go on with: stcl {command} --config {shlex.quote(output)}"
-        how += " --resume" if "resume" in values else ""  # stcl run goes on of its own accord
+        how += " --resume" if "resume" in values else ""  # stcl run goes on of its own accord, with the list it kept
+        how += ", with the same list on stdin" if "resume" in values and values.get("images") == "-" else ""
     click.echo(f"stcl: stopped{how}", err=True)
 
 
 def _finish(result: Any, output: str | None) -> None:
     """Data goes to stdout; exit 3 tells a shell script that some inputs were skipped.
 
-    Not under torchrun, which takes it for a crash and ends the processes that are still at work.
+    Not of processes that were started together: torchrun, and srun as examples/slurm.sh calls it, take it for a crash
+    and end those that are still at work.
     """
     if result.summary is not None:
-        click.echo(json_bytes(result.summary), nl=False)  # UTF-8 whatever the terminal speaks, NaN as null
+        _echo(json_bytes(result.summary))  # UTF-8 whatever the terminal speaks, NaN as null
     if result.skipped:
         inputs = "1 input was" if result.skipped == 1 else f"{result.skipped} inputs were"
         log = os.path.join(output, FAILED) if output else ""
         why = f"; {log} says why" if os.path.isfile(log) else ""
         click.echo(f"stcl: {inputs} skipped{why}", err=True)
-        if not under_torchrun():
+        if not under_torchrun() and launch().ranks == 1:
             raise SystemExit(EXIT_SKIPPED)
 
 

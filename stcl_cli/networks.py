@@ -62,6 +62,8 @@ def build_segmenter(config: SegtrainConfig, classes: int) -> VitSegmenter | SmpS
         raise StclError(f"--init needs --arch vit: {config.arch} cannot take over a ViT's weights")
     if config.checkpointing and config.arch != "vit":
         raise StclError(f"--checkpointing needs --arch vit, not {config.arch}; take a smaller --batch-size")
+    if config.init and config.weights:
+        raise StclError("--init: brings the weights of its run; leave out --weights")
     weights = _path(config.weights)
     try:
         if config.arch != "vit":

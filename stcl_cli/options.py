@@ -16,6 +16,7 @@ from stcl_cli.config import check_given
 from stcl_cli.errors import StclError, printable
 from stcl_cli.formats.runs import read_config
 
+ENTERING = ("resume", "overwrite")  # say how a folder is entered, not what is run
 _SCALARS = {str: str, int: int, float: float, bool: bool}
 
 
@@ -24,14 +25,16 @@ def options_of(config_class: type) -> Callable:
     hints = typing.get_type_hints(config_class)
 
     def decorate(function: Callable) -> Callable:
+        kept = "overwrite" in hints  # in a config.json, of which --config takes a flag that --no-flag has to take back
         for field in reversed(dataclasses.fields(config_class)):
-            function = _parameter(field, hints[field.name])(function)
+            both_ways = field.default is True or (kept and field.name not in ENTERING)
+            function = _parameter(field, hints[field.name], both_ways)(function)
         return function
 
     return decorate
 
 
-def _parameter(field: dataclasses.Field, hint: Any) -> Callable:
+def _parameter(field: dataclasses.Field, hint: Any, both_ways: bool) -> Callable:
     meta = field.metadata
     required = field.default is dataclasses.MISSING
     if meta.get("positional"):
@@ -46,7 +49,7 @@ def _parameter(field: dataclasses.Field, hint: Any) -> Callable:
         settings["show_default"] = field.default is not None and field.default is not False
     flag = "--" + field.name.replace("_", "-")
     if hint is bool:
-        if field.default:
+        if both_ways:
             flag = f"{flag}/--no-{flag[2:]}"
         else:
             settings["is_flag"] = True
@@ -103,7 +106,7 @@ def _read_config(config_class: type, context: click.Context, parameter: click.Pa
     if unknown := sorted(values.keys() - config_class.__dataclass_fields__.keys()):
         raise click.BadParameter(f"{path}: holds {unknown[0]!r}, which `stcl {command}` does not know.")
     # How the folder was entered is not part of what was run.
-    given = {k: v for k, v in values.items() if v is not None and k not in ("resume", "overwrite")}
+    given = {k: v for k, v in values.items() if v is not None and k not in ENTERING}
     try:
         check_given(config_class, given)
     except ValueError as error:

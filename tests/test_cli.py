@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from stcl_cli import config
 from stcl_cli.cli import LESS_MEMORY, main
@@ -119,6 +121,15 @@ def test_config_repeats_a_run_and_options_override(stcl, tmp_path):
     )
 
 
+def test_what_a_config_switched_on_can_be_switched_off(stcl, tmp_path):
+    """A run of a GPU is repeated without one."""
+    write_config(tmp_path, "train", {"images": "photos", "labels": "l", "output": "o", "compile": True})
+    assert stcl("train", "--config", tmp_path).exit_code == 0
+    assert stcl.config.compile
+    assert stcl("train", "--config", tmp_path, "--no-compile").exit_code == 0
+    assert not stcl.config.compile
+
+
 def test_a_config_that_does_not_fit(stcl, tmp_path):
     write_config(tmp_path, "train", {"images": "photos", "dropout": 0.5})
     for command, reason in {"segtrain": "was made by stcl train", "train": "holds 'dropout'"}.items():
@@ -182,6 +193,29 @@ def test_skipped_inputs_show_in_the_exit_code(stcl):
     assert (result.exit_code, result.stdout) == (3, "{}\n")
 
 
+@pytest.mark.parametrize("names", [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")])
+def test_of_processes_that_were_started_together_none_ends_with_a_code_that_ends_the_others(stcl, monkeypatch, names):
+    stcl.skipped = 2
+    for name, value in zip(names, "12", strict=True):
+        monkeypatch.setenv(name, value)
+    assert stcl("cam", "photos", "-m", "run", "-o", "cams").exit_code == 0
+    monkeypatch.setenv(names[0], "0")
+    monkeypatch.setenv(names[1], "1")
+    assert stcl("cam", "photos", "-m", "run", "-o", "cams").exit_code == 3
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="has no /dev/full")
+def test_a_full_disk_behind_stdout_is_one_line(tmp_path):
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "stcl_cli", "check", str(tmp_path), "--json", "-q"]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [
+        "stcl: stdout: cannot be written (No space left on device); free some space, or send it elsewhere"
+    ]
+
+
 @pytest.fixture
 def items(monkeypatch, tmp_path):
     """A stage that finishes two items, one with a name that is no Unicode, and says something in every tone."""
@@ -241,6 +275,8 @@ def test_ctrl_c_says_how_to_go_on(stcl, tmp_path, started):
     result = stcl("train", "photos", "--labels", "labels.csv", "-o", tmp_path / "my run")
     go_on = f"; its files are whole, go on with: stcl train --config '{tmp_path / 'my run'}' --resume"
     assert (result.exit_code, result.stderr) == (130, f"stcl: stopped{go_on if started else ''}\n")
+    result = stcl("train", "-", "--labels", "labels.csv", "-o", tmp_path / "my run")
+    assert result.stderr.endswith("--resume, with the same list on stdin\n") is started
 
 
 def test_stcl_run_goes_on_without_resume(stcl, tmp_path):

@@ -85,6 +85,8 @@ def test_what_does_not_go_together(run):
         build_segmenter(replace(SEGTRAIN, init=str(folder), arch="unet"), 2)
     with pytest.raises(StclError, match=r"--encoder vit_tiny_patch16_224: the backbone of .*run is stcl_tiny"):
         build_segmenter(replace(SEGTRAIN, init=str(folder), encoder="vit_tiny_patch16_224"), 2)
+    with pytest.raises(StclError, match="--init: brings the weights of its run; leave out --weights"):
+        build_segmenter(replace(SEGTRAIN, init=str(folder), weights="file"), 2)
     with pytest.raises(StclError, match="Unknown model"):
         build_stcl(replace(TRAIN, backbone="no_such_vit"), 2)
     with pytest.raises(StclError, match=r"gone.safetensors: not a readable"):

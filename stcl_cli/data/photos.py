@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ from stcl_cli.data.scan import scan_folder
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.files import decode, read_text, shown
 from stcl_cli.formats.images import open_image
+from stcl_cli.launch import launch, under_torchrun
 
 
 @dataclass(frozen=True)
@@ -138,11 +139,21 @@ def _lines(text: str) -> list[str]:
     return [part for part in parts if part.strip()]
 
 
+_read_from: tuple[Any, list[str]] | None = None  # a stdin that was read, and its lines: there is nothing left in it
+
+
 def _stdin_lines() -> list[str]:
-    try:
-        return _lines(decode(sys.stdin.buffer.read(), "surrogateescape"))
-    except UnicodeError as error:
-        raise StclError(f"stdin: is no UTF-8 text ({error}); pipe a list of paths in") from error
+    global _read_from
+    if _read_from is None or _read_from[0] is not sys.stdin:
+        if launch().ranks > 1 and under_torchrun():
+            raise StclError(
+                "-: torchrun's processes share one stdin, and each would read a part; write the list to a file"
+            )
+        try:
+            _read_from = sys.stdin, _lines(decode(sys.stdin.buffer.read(), "surrogateescape"))
+        except UnicodeError as error:
+            raise StclError(f"stdin: is no UTF-8 text ({error}); pipe a list of paths in") from error
+    return _read_from[1]
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------

@@ -11,14 +11,15 @@ S x S the large canvas, T x T the tile of one object.
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from stcl_cli.data.scene_parts import CLASSES, blob
+from stcl_cli.formats.files import atomic_write
+from stcl_cli.formats.images import write_jpeg
 from stcl_cli.formats.masks import write_mask
 
 SUPERSAMPLING = 3
@@ -155,18 +156,20 @@ def write_scenes(folder: Path, train: int, held_out: int, size: int, seed: int =
     Writes photos/NAME.jpg, labels.csv (`image,labels`, labels joined by `;`), classes.txt, train.txt, held_out.txt and
     truth/NAME.png. The same seed draws the same set, and scene i is the same however many follow it.
     """
-    for part in ("photos", "truth"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
     rows = [("image", "labels")]
     for split, (part, count) in enumerate((("train", train), ("held_out", held_out))):
         names = [f"{part}_{i:04d}" for i in range(count)]
         for i, name in enumerate(names):
             photo_HW3, mask_HW, labels = draw_scene(np.random.default_rng((seed, split, i)), size)
-            Image.fromarray(photo_HW3).save(folder / "photos" / f"{name}.jpg", quality=95, subsampling=0)
+            write_jpeg(folder / "photos" / f"{name}.jpg", photo_HW3)
             rows.append((f"{name}.jpg", ";".join(labels)))
             if part == "held_out":  # there is no mask of a training scene that anything could learn from
                 write_mask(folder / "truth" / f"{name}.png", mask_HW)
-        (folder / f"{part}.txt").write_text("\n".join(names) + "\n")
-    with (folder / "labels.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
-    (folder / "classes.txt").write_text("\n".join(SCENE_CLASSES) + "\n")
+        _write_lines(folder / f"{part}.txt", names)
+    _write_lines(folder / "labels.csv", map(",".join, rows))
+    _write_lines(folder / "classes.txt", SCENE_CLASSES)
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines))

@@ -26,6 +26,7 @@ from stcl_cli.launch import Shard
 
 CONFIG = "config.json"
 FAILED = "failed.jsonl"
+_EMPTYING = ".stcl-emptying"  # is there while --overwrite deletes
 ALL = Shard()
 _PART = "failed-{}-of-{}.jsonl"
 
@@ -56,18 +57,34 @@ def open_output(
         _entries(folder, may_be_used)  # before the lock, which should leave no trace in a folder that is not ours
         alone = lock_folder(folder, shard)
         entries = _entries(folder, may_be_used)
-        if overwrite:
-            # config.json goes last: were this interrupted, the folder would still be known as ours
-            for entry in sorted(entries, key=lambda entry: entry.name == CONFIG):
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path)
-                else:
-                    os.unlink(entry.path)
+        if overwrite or (alone and (folder / _EMPTYING).exists()):
+            _empty(folder, entries)
         if alone:
             remove_temporary_files(folder)
     except OSError as error:
         raise write_error(folder, error) from error
     return alone
+
+
+def _empty(folder: Path, entries: list[os.DirEntry]) -> None:
+    """Delete what is in the folder; if that is interrupted, the next one to open the folder goes on with it."""
+    (folder / _EMPTYING).touch()
+    # config.json goes last: were this interrupted, the folder would still be known as ours
+    for entry in sorted(entries, key=lambda entry: entry.name == CONFIG):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            os.unlink(entry.path)
+    (folder / _EMPTYING).unlink()
+
+
+def check_usable(folder: Path, may_be_used: bool) -> None:
+    """StclError if `open_output` would refuse the folder for what is in it; nothing is made or deleted."""
+    try:
+        if folder.exists():
+            _entries(folder, may_be_used)
+    except OSError as error:
+        raise write_error(folder, error) from error
 
 
 def _entries(folder: Path, may_be_used: bool) -> list[os.DirEntry]:

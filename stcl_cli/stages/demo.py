@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from stcl_cli.config import DemoConfig, EvalConfig
 from stcl_cli.console import say
 from stcl_cli.data.photos import Photo, list_photos, read_photo
 from stcl_cli.data.scenes import write_scenes
 from stcl_cli.formats.cams import read_cam
-from stcl_cli.formats.files import output_path
+from stcl_cli.formats.files import atomic_write, output_path
+from stcl_cli.formats.images import encode_png
 from stcl_cli.formats.masks import read_mask
 from stcl_cli.pictures import grid, heat, overlay
 from stcl_cli.stages import evaluate
@@ -71,7 +71,6 @@ def run(config: DemoConfig) -> Result:
 def draw_pictures(folder: Path, photos: list[Photo], truth: str) -> None:
     """pictures/NAME.png: photo, CAM, mask, prediction and truth side by side; overview.png: the first eight of them."""
     titles = ("photo", "CAM", "mask from labels", "prediction", "truth")
-    (folder / "pictures").mkdir(exist_ok=True)
     rows = []
     for photo in photos:
         pixels = np.repeat(np.repeat(read_photo(photo.path), 2, 0), 2, 1)
@@ -81,5 +80,10 @@ def draw_pictures(folder: Path, photos: list[Photo], truth: str) -> None:
             mask = read_mask(output_path(masks, photo.name, ".png"))
             row.append(overlay(pixels, np.repeat(np.repeat(mask, 2, 0), 2, 1)))
         rows.append(row)
-        Image.fromarray(grid([row], titles)).save(folder / "pictures" / f"{photo.name}.png")
-    Image.fromarray(grid(rows[:8], titles)).save(folder / "overview.png")
+        _write_png(folder / "pictures" / f"{photo.name}.png", grid([row], titles))
+    _write_png(folder / "overview.png", grid(rows[:8], titles))
+
+
+def _write_png(path: Path, rgb_HW3: np.ndarray) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(encode_png(rgb_HW3))

@@ -18,12 +18,12 @@ from stcl_cli.console import detail
 from stcl_cli.data.photo_masks import count_values
 from stcl_cli.data.photos import Photo, read_photo
 from stcl_cli.errors import StclError
-from stcl_cli.formats.classes import BACKGROUND, write_classes
-from stcl_cli.formats.files import output_path, shown, to_json
+from stcl_cli.formats.classes import BACKGROUND, CLASSES, read_classes, write_classes
+from stcl_cli.formats.files import output_path, shown, some, to_json
 from stcl_cli.formats.images import write_jpeg
 from stcl_cli.formats.locks import share_folder
 from stcl_cli.formats.masks import IGNORE, write_mask
-from stcl_cli.formats.runs import ALL, CONFIG, Failures, open_output, read_config, write_config
+from stcl_cli.formats.runs import ALL, CONFIG, Failures, check_usable, open_output, read_config, write_config
 from stcl_cli.launch import Shard, find_shard
 from stcl_cli.pictures import overlay
 
@@ -86,10 +86,11 @@ def take_folder(
     alone = open_output(folder, resume, config.overwrite, shard)
     if (folder / CONFIG).is_file():
         _check_same(folder, command, fields)
+        _check_classes(folder, classes)
     if alone:
         write_config(folder, command, fields)
         if classes:
-            write_classes(folder / "classes.txt", classes)
+            write_classes(folder / CLASSES, classes)
         share_folder(folder)
     return folder
 
@@ -102,6 +103,18 @@ def _check_same(folder: Path, command: str, fields: dict[str, Any]) -> None:
                 f"{shown(folder / CONFIG)}: was started with {name} = {before.get(name)}, not {value}; "
                 f"go on with --config {shlex.quote(shown(folder))}, do it anew with --overwrite, or give another -o"
             )
+
+
+def _check_classes(folder: Path, classes: tuple[str, ...]) -> None:
+    before = read_classes(folder / CLASSES) if (folder / CLASSES).is_file() else ()
+    if before and classes and before != classes:
+        new = [name for name in classes if name not in before]
+        gone = [name for name in before if name not in classes]
+        what = f"without {some(new)}" if new else f"with {some(gone)}" if gone else "in another order"
+        raise StclError(
+            f"{shown(folder)}: was begun with other classes ({what}); go on with those, do it anew with --overwrite, "
+            "or give another -o"
+        )
 
 
 def skip(failures: Failures, skipped: Iterable[tuple[str, object]]) -> None:
@@ -120,6 +133,8 @@ class MaskFolder:
         self.overlays = Path(config.overlays) if config.overlays else None
         if self.overlays and Path(config.output).absolute().is_relative_to(self.overlays.absolute()):
             raise StclError(f"--overlays {shown(self.overlays)}: holds the masks (-o); give it a folder of its own")
+        if self.overlays:  # before anything is deleted or made
+            check_usable(self.overlays, config.resume or config.overwrite or find_shard(config.shard) != ALL)
         self.path, self.failures = open_folder(config, command, classes)
         if self.overlays and open_output(self.overlays, config.resume, config.overwrite, self.failures.shard):
             write_config(self.overlays, command, read_config(self.path)[1])

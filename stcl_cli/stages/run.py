@@ -76,9 +76,12 @@ def run_chain(folder: Path, given: Mapping[str, Any], done: Done = nobody, **own
 
 
 def _listed(images: str, folder: Path) -> str:
-    """What stdin lists is kept in a file, as every stage reads it anew."""
+    """What stdin lists is kept in a file, with which the next stages, and a run that was stopped, go on."""
     if images != "-":
         return images
-    with atomic_write(folder / "photos.txt") as temporary:
-        temporary.write_bytes(sys.stdin.buffer.read())
-    return str(folder / "photos.txt")
+    kept = folder / "photos.txt"
+    listed = b"" if kept.is_file() and sys.stdin.isatty() else sys.stdin.buffer.read()
+    if listed.strip() or not kept.is_file():
+        with atomic_write(kept) as temporary:
+            temporary.write_bytes(listed)
+    return str(kept)

@@ -98,6 +98,23 @@ def test_stdin(tmp_path, monkeypatch, separator):
     assert names(photos.list_photos("-")) == ["a", "sub/bär"]
 
 
+def test_stdin_may_be_asked_twice(tmp_path, monkeypatch):
+    """A training lists its photos, and again those to measure on."""
+    touch(tmp_path, "a.jpg", "b.jpg")
+    for name in ("a", "b"):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(os.fsencode(tmp_path / f"{name}.jpg"))))
+        for _ in range(2):
+            assert names(photos.list_photos("-")) == [name]
+
+
+def test_processes_of_torchrun_would_each_read_a_part_of_stdin(monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a.jpg\n")))
+    with pytest.raises(StclError, match=r"-: torchrun's processes share one stdin, .*; write the list to a file"):
+        photos.list_photos("-")
+
+
 def test_one_photo(tmp_path):
     touch(tmp_path, "a.jpg")
     assert names(photos.list_photos(tmp_path / "a.jpg")) == ["a"]

@@ -2,10 +2,12 @@ import csv
 from functools import cache
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from stcl_cli.data.scene_parts import CLASSES
 from stcl_cli.data.scenes import SCENE_CLASSES, draw_scene, write_scenes
+from stcl_cli.errors import StclError
 from stcl_cli.formats.masks import read_mask
 from stcl_cli.metrics import confusion_matrix, mean_iou
 
@@ -106,3 +108,9 @@ def test_the_seed_fixes_the_set_and_more_scenes_leave_the_first_ones_as_they_are
         a, b, c = ((tmp_path / folder / "photos" / f"{name}.jpg").read_bytes() for folder in "abc")
         assert a == b
         assert a != c
+
+
+def test_a_scene_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "photos").touch()
+    with pytest.raises(StclError, match=r"train_0000.jpg: cannot be written"):
+        write_scenes(tmp_path, train=1, held_out=0, size=48)

@@ -99,6 +99,27 @@ def test_an_interrupted_overwrite_leaves_it_ours(ours, monkeypatch):
     assert runs.made_by_stcl(ours)
 
 
+@pytest.mark.parametrize("options", [{"resume": True}, {"overwrite": True}])
+def test_an_interrupted_overwrite_is_ended_by_the_next_to_come(ours, monkeypatch, options):
+    """Else what was to go would be taken for its own."""
+    (ours / "a.png").touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(runs.shutil, "rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            runs.open_output(ours, overwrite=True)
+    assert (ours / "sub" / "x.png").exists()
+    runs.open_output(ours, **options)
+    assert os.listdir(ours) == [LOCK]
+
+
+def test_a_folder_is_looked_at_without_a_trace(ours, tmp_path):
+    runs.check_usable(tmp_path / "new", False)
+    runs.check_usable(ours, True)
+    with pytest.raises(StclError, match="is not empty"):
+        runs.check_usable(ours, False)
+    assert not (tmp_path / "new").exists()
+
+
 def test_config_round_trip(ours):
     written = json.loads((ours / "config.json").read_text())
     assert written == {"command": "refine", "stcl": stcl_cli.__version__, "images": "photos", "low": 0.3}

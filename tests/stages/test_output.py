@@ -7,6 +7,7 @@ from PIL import Image
 from stcl_cli.config import PredictConfig
 from stcl_cli.data.photos import Photo
 from stcl_cli.errors import PhotoError, StclError
+from stcl_cli.formats.classes import read_classes
 from stcl_cli.formats.runs import read_jsonl
 from stcl_cli.stages.output import OVERLAY_SIDE, MaskFolder, skip, take_folder, write_overlay
 
@@ -76,6 +77,16 @@ def test_an_overlay_folder_in_use_is_refused(open_masks, tmp_path):
     for overwrite in (False, True):
         with pytest.raises(StclError, match=r"look: holds files but no config\.json"):
             open_masks(overlays="look", overwrite=overwrite)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_overlay_folder_is_noticed_before_masks_are_deleted(open_masks, photo, tmp_path):
+    open_masks().write(photo, MASK)
+    (tmp_path / "look").mkdir()
+    (tmp_path / "look" / "holiday.jpg").touch()
+    with pytest.raises(StclError, match=r"look: holds files"):
+        open_masks(overlays="look", overwrite=True)
+    assert open_masks(resume=True).has(photo.name)
 
 
 def test_an_overlay_shows_the_mask_on_the_photo(tmp_path):
@@ -109,3 +120,16 @@ def test_a_run_of_other_values_is_refused_with_its_cures(tmp_path):
     with pytest.raises(StclError, match=r"started with flip = False, not True; go on with --config '.*my masks', do"):
         take_folder(PredictConfig(**values), "predict", resume=True)
     assert take_folder(PredictConfig(**values, overwrite=True), "predict", resume=False) == folder
+
+
+@pytest.mark.parametrize(
+    ("classes", "what"),
+    [(("dog", "zebra"), "without zebra"), (("cat",), "with dog"), (("dog", "cat"), "in another order")],
+)
+def test_a_run_does_not_go_on_with_other_classes(tmp_path, classes, what):
+    config = PredictConfig(images="photos", model="SEG", output=str(tmp_path / "out"))
+    take_folder(config, "predict", False, ("cat", "dog"))
+    with pytest.raises(StclError, match=rf"out: was begun with other classes \({what}\); go on with those, do it anew"):
+        take_folder(config, "predict", True, classes)
+    assert read_classes(tmp_path / "out" / "classes.txt") == ("cat", "dog")
+    take_folder(config, "predict", True, ("cat", "dog"))

@@ -1,3 +1,4 @@
+import io
 import json
 from types import SimpleNamespace
 
@@ -151,3 +152,22 @@ def test_a_damaged_log_of_a_stage_is_one_line(config, stages, tmp_path):
     append_jsonl(tmp_path / "out" / "cams" / "failed.jsonl", {"photo": "x"})
     with pytest.raises(StclError, match=r"cams/failed.jsonl line 1: names no image and reason; remove that line"):
         run.run(config())
+
+
+def test_a_list_on_stdin_is_kept_to_go_on_with(config, stages, tmp_path, monkeypatch):
+    def piped(data):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+    piped(b"a.jpg\n")
+    run.run(config(images="-"))
+    piped(b"")  # as of cron, or </dev/null
+    run.run(config(images="-"))
+    assert stages["train"].images == str(tmp_path / "out" / "photos.txt")
+    assert (tmp_path / "out" / "photos.txt").read_bytes() == b"a.jpg\n"
+    piped(b"b.jpg\n")
+    run.run(config(images="-"))
+    assert (tmp_path / "out" / "photos.txt").read_bytes() == b"b.jpg\n"
+    piped(b"c.jpg\n")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    run.run(config(images="-"))
+    assert (tmp_path / "out" / "photos.txt").read_bytes() == b"b.jpg\n"
