@@ -141,8 +141,10 @@ class CamConfig(Compute, Sharing):
     scales: tuple[float, ...] = option(
         (1.0, 0.5, 1.5), "Scales to sum over, each with its mirror image.", multiple=True, range=POSITIVE
     )
-    memory: float = option(
-        0.7, "Share of the memory bank's map in what is written; 0: the classifier's CAM alone.", range=SHARE
+    memory: float | None = option(
+        None,
+        "Share of the memory's map in what is written; 0: the classifier's CAM alone. [default: the run's --guidance]",
+        range=SHARE,
     )
     threshold: float = option(0.5, "Without --labels: a class counts as shown from this probability.", range=SHARE)
     affinity: bool = option(False, "Also keep how alike neighbouring patches are, for `stcl refine --method affinity`.")

@@ -45,6 +45,7 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
     skipped = [(name, reason) for name, reason in skipped if mine(name)]
     skip(failures, skipped)
     network = Network(model, runtime)
+    memory = trained.guidance if config.memory is None else config.memory
     wanted = [photo for photo in photos if mine(photo.name) and (not config.labels or photo.name in given)]
     todo = [photo for photo in wanted if not os.path.isfile(output_path(folder, photo.name, ".safetensors"))]
 
@@ -54,7 +55,7 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
     def compute(photos: list[Photo], pixels: list[np.ndarray]) -> list[_Found | PhotoError]:
         labels = [given.get(photo.name) for photo in photos]
         inputs = list(zip(pixels, labels, strict=True))
-        return network.compute(partial(_find, config), inputs, [photo.path for photo in photos])
+        return network.compute(partial(_find, config, memory), inputs, [photo.path for photo in photos])
 
     def write(photo: Photo, found: _Found) -> dict[str, Any]:
         probability = found.probability_C()
@@ -93,7 +94,11 @@ class _Found(NamedTuple):
 
 
 def _find(
-    config: CamConfig, model: Stcl, runtime: Runtime, inputs: list[tuple[np.ndarray, tuple[int, ...] | None]]
+    config: CamConfig,
+    memory: float,
+    model: Stcl,
+    runtime: Runtime,
+    inputs: list[tuple[np.ndarray, tuple[int, ...] | None]],
 ) -> list[_Found]:
     """What the network says of (photo, labels); without labels they are predicted."""
     photos = [pixels for pixels, _ in inputs]
@@ -103,6 +108,6 @@ def _find(
         tuple((cam.probability_C >= config.threshold).nonzero().flatten().tolist()) if given is None else given
         for cam, (_, given) in zip(cams, inputs, strict=True)
     ]
-    maps = map(fetch, label_maps(cams, labels, model.memory, config.memory))
+    maps = map(fetch, label_maps(cams, labels, model.memory, memory))
     probabilities = (fetch(cam.probability_C) for cam in cams)
     return [_Found(*of_photo) for of_photo in zip(labels, maps, probabilities, affinities, strict=True)]

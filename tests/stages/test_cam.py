@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -72,3 +74,17 @@ def test_a_photo_that_memory_is_too_small_for_is_skipped_and_named(run, monkeypa
     (record,) = read_jsonl(tmp_path / "out" / "failed.jsonl")
     assert record["image"] == "sub dir/bär 01"
     assert "there is too little memory for it" in record["reason"]
+
+
+@pytest.mark.parametrize(("given", "share"), [({}, 0.25), ({"memory": 0.0}, 0.0), ({"memory": 1.0}, 1.0)])
+def test_the_memory_has_the_share_that_it_had_in_training_unless_told(run, monkeypatch, given, share):
+    load, maps, seen = cam.load_stcl, cam.label_maps, []
+
+    def with_guidance(path):
+        model, info, config = load(path)
+        return model, info, replace(config, guidance=0.25)
+
+    monkeypatch.setattr(cam, "load_stcl", with_guidance)
+    monkeypatch.setattr(cam, "label_maps", lambda *arguments: seen.append(arguments[3]) or maps(*arguments))
+    run(**given)
+    assert set(seen) == {share}
