@@ -93,6 +93,8 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1) * 255, persistent=False)
         if weights is not None:
             load_backbone_weights(self.vit, name, weights)
+        if isinstance(self.vit.norm, nn.Identity):  # timm's ViTs that norm the mean of the tokens, in place of each
+            self.vit.norm, self.vit.fc_norm = self.vit.fc_norm, self.vit.norm
 
     def normalise(self, photos_B3HW: Tensor) -> Tensor:
         """uint8 RGB (0..255) -> what the backbone was trained on."""

@@ -91,7 +91,7 @@ class MemoryBank(nn.Module):
         embedding_RE, class_R, quality_R, photo_R = (t[keep] for t in (embedding_RE, class_R, quality_R, photo_R))
         if not len(class_R):
             return
-        slot_R, fits_R = self._places(class_R, step)
+        slot_R, fits_R = self._places(class_R, quality_R, step)
         fits = fits_R.nonzero()[:, 0]
         place = (class_R[fits], slot_R[fits])
         self.embedding[place] = embedding_RE[fits]
@@ -99,17 +99,26 @@ class MemoryBank(nn.Module):
         self.photo[place] = photo_R[fits]
         self.stored_at[place] = step
         self._learn_prototypes(class_R, step)
-        self.stored += _count(class_R, classes)
+        self.stored += _count(class_R[fits], classes)
 
-    def _places(self, class_R: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Slot of every entry, and whether it has one: the r-th entry of a class takes its r-th least valuable slot."""
+    def _places(self, class_R: Tensor, quality_R: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Slot of every entry, and whether it has one: the r-th entry of a class takes its r-th least valuable slot.
+
+        Of more entries of a class than it has slots the best have one; first in, first out: the last.
+        """
         stored_RM = self.stored_at[class_R]
         value_RM = self._value(class_R, step) if self.adaptive else stored_RM.float()
         order_RM = torch.where(stored_RM >= 0, value_RM, -torch.inf).argsort(dim=1, stable=True)
         same_RR = class_R[:, None] == class_R[None]
-        rank_R = same_RR.tril(-1).sum(1)
+        earlier_RR = torch.ones_like(same_RR).tril(-1)
+        before_RR = earlier_RR.t()
+        if self.adaptive:
+            ahead_RR = quality_R[None] - quality_R[:, None]
+            before_RR = (ahead_RR > 0) | ((ahead_RR == 0) & earlier_RR)
         slots = order_RM.shape[1]
-        return order_RM.gather(1, rank_R.clamp_max(slots - 1)[:, None])[:, 0], rank_R < slots
+        fits_R = (same_RR & before_RR).sum(1) < slots
+        rank_R = (same_RR & earlier_RR & fits_R).sum(1)
+        return order_RM.gather(1, rank_R.clamp_max(slots - 1)[:, None])[:, 0], fits_R
 
     def _learn_prototypes(self, class_R: Tensor, step: int) -> None:
         """Of the classes that got an entry: the mean of their slots, by value, and how good those are."""

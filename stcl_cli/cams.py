@@ -18,7 +18,7 @@ CONTRAST = 6.0  # of CAM values where they become scores
 
 
 def normalise_cams(cams: Tensor) -> Tensor:
-    """Min-max to [0,1], each map on its own (..., h, w); an empty map stays zero (ToCo, Ru et al. 2023)."""
+    """Min-max to [0,1], each map on its own (..., h, w); one that is flat becomes zero (ToCo, Ru et al. 2023)."""
     low = cams.amin((-2, -1), keepdim=True)
     high = cams.amax((-2, -1), keepdim=True)
     return (cams - low) / (high - low).clamp_min(1e-5)

@@ -19,7 +19,7 @@ from stcl_cli.data.photos import Photo, list_photos, read_photo
 from stcl_cli.distributed import rank, ranks, sum_over_ranks
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.files import output_path, shown
-from stcl_cli.inference import label_maps, photo_cams, photo_scores
+from stcl_cli.inference import best_labels, label_maps, photo_cams, photo_scores
 from stcl_cli.metrics import confusion_matrix, mean_iou
 from stcl_cli.runtime import Runtime
 from stcl_cli.within_memory import if_it_fits, too_large
@@ -90,7 +90,7 @@ def segmentation_validation(
                 skipped.append((photo.name, str(too_large(photo.path))))
                 continue
             (scores,) = found
-            predicted = scores.argmax(0).byte().cpu().numpy()
+            predicted = best_labels(scores).cpu().numpy()
             total += confusion_matrix(truth, predicted, count + 1)
         return {"miou": mean_iou(sum_over_ranks(torch.from_numpy(total)).numpy()), "skipped": skipped}
 

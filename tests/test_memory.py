@@ -126,6 +126,14 @@ def test_what_is_like_background_leaves_a_label_s_region_but_not_background_s():
     assert embedding[0] @ water > 0.95
 
 
+@pytest.mark.parametrize("apart", [1e-3, 1e-4])
+def test_an_embedding_has_unit_length_also_where_all_is_like_background(apart):
+    background = F.normalize(torch.tensor([1.0, 0, 0]), dim=0)
+    key = F.normalize(torch.tensor([[[1.0, (2 * apart) ** 0.5, 0]]]), dim=-1)
+    masks = torch.ones(1, 2, 1)
+    assert region_embeddings(key, masks, background).norm(dim=-1).tolist() == [pytest.approx([1, 1])]
+
+
 def test_quality_is_the_mean_map_times_the_class_probability():
     maps = torch.tensor([[[[0.9, 0.7, 0.1, 0.0]]]])
     masks = torch.tensor([[[0.0, 0, 1, 1], [1, 1, 0, 0]]])

@@ -3,7 +3,7 @@
     python examples/benchmarks/many_photos.py FOLDER --photos 1000 100000
 
 FOLDER should be on a fast disk; it keeps what the stages wrote. One JSON line a stage and number: peak of resident
-memory in MB (of the process, not of what it maps from files others use too), and seconds.
+memory in MB (with what the process maps from files, such as PyTorch's libraries), and seconds.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def make_photos(folder: Path, count: int, side: int) -> None:
 def measure(command: list[str], folder: Path) -> tuple[float, float]:
     """Seconds and peak in MB of `stcl COMMAND`."""
     started = time.monotonic()
-    more = ["--resume"] if "-o" in command else []
+    more = ["--overwrite"] if "-o" in command else []
     process = os.fork()
     if process == 0:
         os.chdir(folder)

@@ -62,14 +62,15 @@ def main() -> None:
     if options.compile:
         compile_blocks(model, runtime.device)
     peak, photos = PeakMemory(runtime.device), 16 if on_gpu else 2
-    product = products(runtime)
+    memory = product = None
     for what, work, count, gflop in (
         ("train", training(model, config, runtime), config.batch_size, needed[0]),
         ("cam", exporting(model, config, runtime, photos), photos, needed[1]),
     ):
         for _ in range(3 if on_gpu else 1):
             work()
-        memory = peak.megabytes()
+        memory = memory or peak.megabytes()  # of the training, before the matrices of products are made
+        product = product or products(runtime)
         both = [(seconds(work, runtime) / count, seconds(product, runtime)) for _ in range(options.repeats)]
         a_photo, a_product = (statistics.median(column) for column in zip(*both, strict=True))
         flop = 2 * SIDE[runtime.device.type] ** 3 / 1e9

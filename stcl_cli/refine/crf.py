@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stcl_cli.errors import StclError
 from stcl_cli.refine.lattice import Lattice, build_lattice
 from stcl_cli.refine.presets import CrfParams
 
 SMALLEST_PROB = 1e-5  # scores are clipped here before the logarithm, as in pydensecrf.utils
 LARGEST_EXPONENT = 80.0  # exp of more nears float32's end; smaller exponents need no shift
+LARGEST_FEATURE = 2.0**20  # beyond, a pixel's place in a simplex has few bits of float32 left
 REUSED_BYTES = 31 * 2**20  # the largest block that glibc can be brought to reuse
 
 
@@ -34,6 +36,7 @@ def dense_crf(probs: Sequence[Tensor], photos: Sequence[np.ndarray | Tensor], pa
     for p, photo in zip(probs, photos, strict=True):
         if p.shape[-2:] != photo.shape[:2]:
             raise ValueError(f"scores {tuple(p.shape)} and photo {tuple(photo.shape)} differ in size")
+    _check_widths(params, max(max(photo.shape[:2]) for photo in photos))
     # Never touched. Having seen it freed, glibc reuses blocks up to its size and no longer asks the kernel for each:
     # about a tenth of the CPU time with 21 labels.
     torch.empty(REUSED_BYTES, dtype=torch.uint8)
@@ -67,6 +70,15 @@ def probs_from_labels(labels_HW: Tensor, n_labels: int, confidence: float = 0.7,
     probs = torch.full((n_labels, *labels_HW.shape), others, device=labels_HW.device)
     probs.scatter_(0, torch.where(known, labels_HW, 0).long()[None], confidence)
     return torch.where(known, probs, 1 / n_labels)
+
+
+def _check_widths(params: CrfParams, side: int) -> None:
+    """StclError for a kernel so narrow that float32 cannot tell places (up to `side`) or colours apart in it."""
+    extents = {"pos_xy": side, "bilateral_xy": side, "bilateral_rgb": 255}
+    for name, extent in extents.items():
+        if extent / getattr(params, name) > LARGEST_FEATURE:
+            option = f"--crf-{name.replace('_', '-')}"
+            raise StclError(f"the CRF's kernels are too narrow for float32: give a larger {option}")
 
 
 def _bilateral_features(photos: Sequence[np.ndarray | Tensor], params: CrfParams, device: torch.device) -> list[Tensor]:

@@ -84,7 +84,8 @@ class Bench:
         self.count = config.photos or max(PHOTOS[runtime.device.type], 4 * self.batch, 4 * self.at_once)
         self.size = (config.crop_size, config.crop_size)
         self.given = {"images": str(folder / "photos"), "device": config.device, "workers": config.workers}
-        self.trained = {"images": "", "output": "", "pretrained": False, "max_side": config.crop_size}
+        # One more than the photos' side, as most photos are smaller than the largest that a run takes.
+        self.trained = {"images": "", "output": "", "pretrained": False, "max_side": config.crop_size + 1}
         write_textures(folder, self.count, config.crop_size, CLASSES)
 
     def train(self) -> Measured:
@@ -206,8 +207,14 @@ STAGES: dict[str, Callable[[Bench], Measured]] = {
 
 
 def _rate_of_training(folder: str) -> float:
-    rates = [record["photos_per_second"] for record in read_jsonl(Path(folder) / "metrics.jsonl")][1:]
-    return len(rates) / sum(1 / rate for rate in rates)
+    """Photos a second over all lines but the first; each stands for the iterations since the one before it."""
+    before, *lines = read_jsonl(Path(folder) / "metrics.jsonl")
+    iterations = seconds_a_photo = 0.0
+    for line in lines:
+        count = line["iteration"] - before["iteration"]
+        iterations, seconds_a_photo = iterations + count, seconds_a_photo + count / line["photos_per_second"]
+        before = line
+    return iterations / seconds_a_photo
 
 
 def _device_name(runtime: Runtime) -> str:

@@ -15,7 +15,7 @@ from stcl_cli.console import meter, say
 from stcl_cli.data.photos import Photo, list_photos, photo_size, read_photo
 from stcl_cli.errors import PhotoError
 from stcl_cli.formats.masks import read_mask
-from stcl_cli.inference import fetch, photo_scores
+from stcl_cli.inference import best_labels, fetch, photo_scores
 from stcl_cli.networks import compile_blocks, load_segmenter
 from stcl_cli.pipeline import Pipeline
 from stcl_cli.runtime import make_runtime
@@ -76,4 +76,4 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
 
 def _smallest(scores_KHW: Tensor, max_side: int) -> Tensor:
     """What is kept until it is written: of a photo that was not reduced to `max_side`, its mask (H,W) uint8."""
-    return scores_KHW.argmax(0).byte() if max(scores_KHW.shape[1:]) < max_side else scores_KHW
+    return best_labels(scores_KHW) if max(scores_KHW.shape[1:]) < max_side else scores_KHW

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from stcl_cli.comparing import labels_among
 from stcl_cli.config import RefineConfig
 from stcl_cli.console import meter, say
 from stcl_cli.data.outputs import match_outputs
@@ -66,7 +67,7 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
     skip(folder.failures, skipped)
     todo = [job for job in jobs if not folder.has(job[0].name)]
     on_cpu = device.type == "cpu"
-    work = _Work(config, device, folder, len(classes), todo, 1 if on_cpu else CUDA_BATCH)
+    work = _Work(config, device, folder, classes, todo, 1 if on_cpu else CUDA_BATCH)
     workers = min(cores() if config.workers is None else config.workers, len(todo)) if on_cpu else 0
     workers = workers if workers > 1 else 0
     readers = Readers(workers)
@@ -114,7 +115,7 @@ class _Work(Dataset):
         config: RefineConfig,
         device: torch.device,
         folder: MaskFolder,
-        classes: int,
+        classes: tuple[str, ...],
         jobs: Sequence[Job],
         batch: int,
     ) -> None:
@@ -160,13 +161,25 @@ class _Work(Dataset):
         pixels = read_photo(photo.path, self.config.max_side)
         full = photo_size(photo.path)
         if cam is None:
-            return HardLabels(read_photo_mask(path, photo, pixels.shape[:2], self.classes), full), pixels
+            return HardLabels(read_photo_mask(path, photo, pixels.shape[:2], len(self.classes)), full), pixels
         if cam.size != full:
             height, width = cam.size
             raise PhotoError(f"{shown(path)}: is of a photo of {width} x {height}, not of this one; run stcl cam again")
         if "affinity" in self.config.method and cam.affinity is None:
             raise PhotoError(f"{shown(path)}: {NO_AFFINITY}")
-        return cam, pixels
+        return _named(cam, path, self.classes), pixels
+
+
+def _named(cam: CamFile, path: Path, classes: tuple[str, ...]) -> CamFile:
+    """CAMs as of a run with these classes. PhotoError if they have a map of another one."""
+    if cam.classes == classes:
+        return cam
+    try:
+        labels = labels_among(classes, path, cam)
+    except StclError as error:
+        raise PhotoError(str(error)) from error
+    order = np.argsort(labels)
+    return replace(cam, classes=classes, labels=tuple(sorted(labels)), cam_KHW=cam.cam_KHW[order], scores=())
 
 
 def refine_what_fits(

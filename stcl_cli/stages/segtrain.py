@@ -14,7 +14,7 @@ from stcl_cli.data.loader import TrainingViews, training_batches
 from stcl_cli.data.outputs import match_outputs
 from stcl_cli.data.photo_masks import sample_masks
 from stcl_cli.data.photos import list_photos
-from stcl_cli.distributed import check_same, devices, joined, rank
+from stcl_cli.distributed import check_same, devices, joined, rank, ranks
 from stcl_cli.engine import Run, check_options, fit
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import find_classes
@@ -24,6 +24,8 @@ from stcl_cli.runtime import Runtime, make_runtime, seed_everything
 from stcl_cli.stages.output import Result, open_folder
 from stcl_cli.validation import segmentation_validation
 from stcl_models.stcl import resize
+
+POOLING = ("deeplabv3", "deeplabv3plus", "pan", "upernet")  # to one pixel, of which batch norm needs several
 
 
 def run(config: SegtrainConfig) -> Result:
@@ -54,6 +56,8 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
     if config.crop_size % model.multiple:
         raise StclError(f"--crop-size {config.crop_size}: must be a multiple of {model.multiple} for {config.encoder}")
     check_options(config)
+    if config.arch in POOLING and config.batch_size * ranks() // config.accumulate == 1:
+        raise StclError(f"--arch {config.arch}: norms over a batch, of at least 2 photos; raise --batch-size")
     if config.compile:
         compile_blocks(model, runtime.device)
     validate = segmentation_validation(model, config, runtime, classes)

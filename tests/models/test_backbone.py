@@ -50,6 +50,17 @@ def test_a_register_is_no_class_token():
     assert torch.equal(tokens.class_BD, tokens.patch_BND.mean(1))
 
 
+def test_tokens_are_normed_also_where_the_model_norms_their_mean(tmp_path):
+    backbone = Backbone("vit_pwee_patch16_reg1_gap_256").eval()
+    tokens = backbone(torch.randn(1, 3, 32, 32))
+    for each in (tokens.patch_BND, tokens.aux_BND):
+        assert torch.allclose(each.std(-1, correction=0), torch.ones(()), atol=1e-2)
+    model = timm.create_model("vit_pwee_patch16_reg1_gap_256", num_classes=0)
+    nn.init.constant_(model.fc_norm.weight, 3)
+    save_file(model.state_dict(), tmp_path / "file")
+    assert Backbone("vit_pwee_patch16_reg1_gap_256", weights=tmp_path / "file").vit.norm.weight.eq(3).all()
+
+
 def test_photos_are_normalised_with_the_models_own_figures():
     backbone = Backbone("vit_tiny_patch16_224.augreg_in21k_ft_in1k")  # mean and std of 0.5, not ImageNet's
     black, white = torch.zeros(1, 3, 2, 2).byte(), torch.full((1, 3, 2, 2), 255).byte()

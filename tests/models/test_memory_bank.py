@@ -82,10 +82,12 @@ def test_an_outlier_is_refused_by_the_adaptive_update_only():
         assert bank.view().filled_CM[1].sum() == kept
 
 
-def test_more_entries_than_slots_in_one_batch():
-    bank = MemoryBank(2, WIDTH, slots=2, adaptive=False)
-    bank.update(entries((1, 0.1), (1, 0.2), (1, 0.3)), step=0)
-    assert bank.view().filled_CM[1].all()
+@pytest.mark.parametrize(("adaptive", "kept"), [(True, [0.4, 0.7]), (False, [0.2, 0.3])])
+def test_of_more_entries_than_slots_in_one_batch_the_best_or_the_last_are_kept(adaptive, kept):
+    bank = MemoryBank(2, WIDTH, slots=2, adaptive=adaptive)
+    bank.update(entries((1, 0.4), (1, 0.7), (0, 0.1), (1, 0.2), (1, 0.3)), step=0)
+    assert sorted(bank.quality[1].tolist()) == pytest.approx(kept)
+    assert bank.stored.tolist() == [1, 2]  # what had no slot was not stored
 
 
 @settings(max_examples=40)
@@ -108,7 +110,9 @@ def test_against_a_naive_bank(batches, adaptive, slots):
             c: [(max(q, 1e-3) * 0.5 ** (step - t) if adaptive else t) for q, t in kept] for c, kept in naive.items()
         }
         for c in range(4):
-            new = [(q, step) for own, q in rows if own == c][:slots]
+            new = [(q, step) for own, q in rows if own == c]
+            wanted = sorted(range(len(new)), key=lambda i: (-new[i][0], i) if adaptive else -i)[:slots]
+            new = [new[i] for i in sorted(wanted)]
             free = slots - len(naive[c])
             order = sorted(range(len(naive[c])), key=lambda i: (values[c][i], i))
             for number, entry in enumerate(new):

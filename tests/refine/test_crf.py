@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from stcl_cli.errors import StclError
 from stcl_cli.refine import crf, lattice, pydensecrf_backend
 from stcl_cli.refine.crf import dense_crf, probs_from_labels
 from stcl_cli.refine.presets import CRF_PRESETS, CrfParams
@@ -211,3 +214,10 @@ def test_cuda_gives_what_the_cpu_gives():
     on_cpu = dense_crf(probs, photos, IRN)
     for ours, cpu in zip(dense_crf([p.cuda() for p in probs], photos, IRN), on_cpu, strict=True):
         torch.testing.assert_close(ours.cpu(), cpu, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("width", ["pos_xy", "bilateral_xy", "bilateral_rgb"])
+def test_kernels_too_narrow_for_float32_are_refused(width):
+    params = replace(CRF_PRESETS["irn"], **{width: 1e-6})
+    with pytest.raises(StclError, match=f"narrow for float32: give a larger --crf-{width.replace('_', '-')}"):
+        dense_crf([torch.rand(2, 5, 6)], [np.zeros((5, 6, 3), np.uint8)], params)

@@ -96,3 +96,10 @@ def test_what_was_skipped_is_no_measurement(monkeypatch):
     monkeypatch.setattr(bench.predict, "run", lambda config, done: bench.Result(skipped=3))
     with pytest.raises(StclError, match="3 photos were skipped; take a smaller --crop-size"):
         measure(replace(TINY, what=("predict",)))
+
+
+def test_a_line_of_few_iterations_weighs_as_much_as_it_has(tmp_path):
+    lines = [(1, 1.0), (4, 10.0), (7, 10.0), (8, 2.0)]
+    records = [{"iteration": iteration, "photos_per_second": rate} for iteration, rate in lines]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert bench._rate_of_training(tmp_path) == pytest.approx(7 / (6 / 10 + 1 / 2))

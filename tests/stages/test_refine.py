@@ -90,6 +90,20 @@ def test_a_cam_without_a_photo_and_one_of_another_shape_are_skipped(folder):
     assert "is of a photo of 12 x 8, not of this one; run stcl cam again" in reasons["sub dir/bär 01"]
 
 
+def test_classes_of_cams_are_known_by_their_names(folder):
+    """dog is 2 in the CAMs, and 1 in the folder's list, which may have been written anew."""
+    (folder / "cams" / "classes.txt").write_text("dog\nemu\ncat\n")
+    two = CamFile(("cat", "dog"), (0, 1), np.stack([np.eye(8, 12) * 0, np.ones((8, 12))]).astype(np.float32), (8, 12))
+    write_cam(folder / "cams" / "a.safetensors", two)
+    _, items = run(folder)
+    assert [item["classes"] for item in items] == [["dog"], ["dog"]]
+    assert set(np.unique(read_mask(items[0]["output"]))) == {1}
+    (folder / "cams" / "classes.txt").write_text("cat\n")
+    result, items = run(folder, overwrite=True)
+    assert (result.skipped, items) == (2, [])
+    assert "has a map of class 'dog', which is not among" in read_jsonl(folder / "out" / "failed.jsonl")[0]["reason"]
+
+
 def test_two_background_scores_in_either_order(folder):
     masks = [run(folder, background=scores, overwrite=True) and (folder / "out" / "a.png").read_bytes()
              for scores in ((0.3, 0.7), (0.7, 0.3))]  # fmt: skip

@@ -63,3 +63,17 @@ def test_a_training_goes_on_with_its_own_photos_alone(trained, tmp_path, monkeyp
     (tmp_path / "masks" / "a.png").unlink()
     segtrain.run(replace(config, resume=True))  # has ended, and stays as it is
     assert read_photo_names(tmp_path / "seg") == list(NAMES)
+
+
+def test_a_network_that_pools_to_one_pixel_needs_two_photos(trained, tmp_path):
+    config = SegtrainConfig(
+        images=str(trained.photos), masks=str(trained.root / "truth"), output=str(tmp_path / "seg"),
+        arch="deeplabv3plus", encoder="resnet18", pretrained=False, device="cpu", iterations=1, crop_size=64,
+        batch_size=2, accumulate=2,
+    )  # fmt: skip
+    with pytest.raises(
+        StclError, match=r"--arch deeplabv3plus: norms over a batch, of at least 2 photos; raise --batch"
+    ):
+        segtrain.run(config)
+    assert not (tmp_path / "seg").exists()
+    segtrain.run(replace(config, accumulate=1))
