@@ -97,7 +97,7 @@ class _Lines:
         self.text, self.file, self.delimiter, self.skip = text, file, delimiter, 0
 
     def __iter__(self) -> Iterator[_Line]:
-        reader = csv.reader((line[0] for line in _LINES.finditer(self.text)), delimiter=self.delimiter, strict=True)
+        reader = csv.reader((line[0] for line in _LINES.finditer(self.text)), delimiter=self.delimiter)
         width = 0
         try:
             for cells in reader:

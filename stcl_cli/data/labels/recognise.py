@@ -100,8 +100,8 @@ def _check_named_after_classes(path: Path, files: list[str], photos: list[str]) 
     """StclError if sub-folders are most likely not called after what their photos show."""
     stems = {os.path.splitext(photo)[0] for photo in photos}
     for file in sorted(files):
-        stem, suffix = os.path.splitext(file.lower())
-        beside = file[: len(stem)] in stems
+        stem, suffix = os.path.splitext(file)
+        suffix, beside = suffix.lower(), stem in stems
         if (suffix in (".yaml", ".yml") and "/" not in stem) or (suffix in (".xml", ".json") and beside):
             raise StclError(
                 f"{shown(path)}: holds sub-folders of photos, and {shown(file)}; say which are the labels with "
