@@ -42,9 +42,7 @@ def run(config: ExportConfig, done: Done = nobody) -> Result:
     jobs, skipped = _jobs(config)
     classes = find_classes(config.classes, Path(config.masks))
     make = WRITERS[config.to]
-    make(
-        Path(config.output), classes
-    )  # StclError for a class name that the format cannot hold, before a folder is made
+    make(Path(config.output), classes)  # for its StclError: a class name that it cannot hold leaves no folder
     folder, failures = open_folder(config, "export", classes)
     skip(failures, skipped)
     written: list[str] = []
