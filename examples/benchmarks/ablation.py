@@ -36,6 +36,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "default": {},
     "default without memory loss": {"w_memory": 0.0},
     "default without patch contrast": {"w_patch": 0.0},
+    "default with fifo": FIFO,
+    "default with fixed weights": FIXED,
     "default and class contrast": CLASS,
     "default, class contrast, segmentation branch": {**CLASS, **BRANCH},
 }
