@@ -111,12 +111,12 @@ class MemoryBank(nn.Module):
         order_RM = torch.where(stored_RM >= 0, value_RM, -torch.inf).argsort(dim=1, stable=True)
         same_RR = class_R[:, None] == class_R[None]
         earlier_RR = torch.ones_like(same_RR).tril(-1)
-        before_RR = earlier_RR.t()
+        preferred_RR = earlier_RR.t()
         if self.adaptive:
             ahead_RR = quality_R[None] - quality_R[:, None]
-            before_RR = (ahead_RR > 0) | ((ahead_RR == 0) & earlier_RR)
+            preferred_RR = (ahead_RR > 0) | ((ahead_RR == 0) & earlier_RR)
         slots = order_RM.shape[1]
-        fits_R = (same_RR & before_RR).sum(1) < slots
+        fits_R = (same_RR & preferred_RR).sum(1) < slots
         rank_R = (same_RR & earlier_RR & fits_R).sum(1)
         return order_RM.gather(1, rank_R.clamp_max(slots - 1)[:, None])[:, 0], fits_R
 

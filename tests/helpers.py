@@ -1,8 +1,14 @@
 """What several test files share."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -30,3 +36,17 @@ def write_photo(path: Path, photo_HW3: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(photo_HW3).save(path, "PNG")
     return path
+
+
+@contextmanager
+def stopped_after(iterations: int, stage: ModuleType) -> Iterator[None]:
+    """A training of `stage` (train or segtrain) inside ends after so many iterations, as one that is killed would."""
+    batches = stage.training_batches
+
+    def stopping(*arguments: Any) -> Callable:
+        of_range = batches(*arguments)
+        return lambda first, last: islice(of_range(first, last), iterations)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stage, "training_batches", stopping)
+        yield

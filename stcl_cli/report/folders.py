@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stcl_cli.data.outputs import has_files
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import CLASSES, read_classes
 from stcl_cli.formats.files import shown
@@ -86,9 +87,7 @@ def _subfolders(folder: Path) -> list[Path]:
 def _is_overlays(folder: Path) -> bool:
     """--overlays of refine and predict leaves JPEGs beside a config.json of theirs."""
     suffix = KINDS[read_config(folder)[0]][1]
-    return (
-        suffix == ".png" and next(folder.rglob("*.png"), None) is None and next(folder.rglob("*.jpg"), None) is not None
-    )
+    return suffix == ".png" and not has_files(folder, ".png") and has_files(folder, ".jpg")
 
 
 def _refuse(folder: Path) -> None:

@@ -1,8 +1,8 @@
-import itertools
 import shutil
 from dataclasses import replace
 
 import pytest
+from helpers import stopped_after
 from safetensors.torch import load_file
 
 from stcl_cli.config import SegtrainConfig
@@ -39,21 +39,14 @@ def test_a_mask_of_another_size_is_skipped(trained, tmp_path):
     assert segtrain.run(config).skipped == 1
 
 
-def test_a_training_goes_on_with_its_own_photos_alone(trained, tmp_path, monkeypatch):
+def test_a_training_goes_on_with_its_own_photos_alone(trained, tmp_path):
     """Among other photos, or other ones with a mask, the rest of the batches would be drawn anew."""
     shutil.copytree(trained.root / "truth", tmp_path / "masks")
     config = SegtrainConfig(
         images=str(trained.photos), masks=str(tmp_path / "masks"), output=str(tmp_path / "seg"), encoder="stcl_tiny",
         pretrained=False, device="cpu", iterations=3, batch_size=1, crop_size=32, save_every=1,
     )  # fmt: skip
-    batches = segtrain.training_batches
-
-    def stopping(*arguments):
-        batches_of = batches(*arguments)
-        return lambda first, last: itertools.islice(batches_of(first, last), 1)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(segtrain, "training_batches", stopping)
+    with stopped_after(1, segtrain):
         segtrain.run(config)
     (tmp_path / "masks" / "a.png").rename(tmp_path / "a.png")
     with pytest.raises(StclError, match=r"seg: was begun with other photos to learn from \(3, now 2\); go on with"):

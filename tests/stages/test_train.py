@@ -1,10 +1,10 @@
-import itertools
 import json
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import stopped_after
 from safetensors.torch import load_file
 
 from stcl_cli.config import TrainConfig
@@ -115,18 +115,11 @@ def test_it_measures_on_photos_that_it_does_not_train_on(config, trained, tmp_pa
     assert read_photo_names(tmp_path / "run") == ["a", "sub dir/bär 01"]
 
 
-def test_a_training_goes_on_with_its_own_photos_alone(config, trained, tmp_path, monkeypatch):
+def test_a_training_goes_on_with_its_own_photos_alone(config, trained, tmp_path):
     shutil.copytree(trained.photos, tmp_path / "photos")
     shutil.copy(trained.root / "labels.csv", tmp_path / "labels.csv")
     config = replace(config, images=str(tmp_path / "photos"), labels=str(tmp_path / "labels.csv"))
-    batches = train.training_batches
-
-    def stopping(*arguments):
-        batches_of = batches(*arguments)
-        return lambda first, last: itertools.islice(batches_of(first, last), 2)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(train, "training_batches", stopping)
+    with stopped_after(2, train):
         train.run(config)
     names = read_photo_names(tmp_path / "run")
     shutil.copy(tmp_path / "photos" / "a.jpg", tmp_path / "photos" / "0.jpg")

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,10 +70,12 @@ def read(path: Path, classes: Sequence[str] | None) -> Table:
     else:
         image, labels, body = 0, [1], iter(lines)
     names = _Names(_JOINERS[lines.delimiter])
-    return Table(
-        Row(origin, uploaded_file(cells[image]), names([cells[column] for column in labels], origin))
-        for origin, cells in body
-    )
+
+    def shows(cells: list[str], origin: str) -> list[str]:
+        first, *more = (names(cells[column], origin) for column in labels)
+        return [*first, *chain(*more)] if more else first  # which other lines share
+
+    return Table(Row(origin, uploaded_file(cells[image]), shows(cells, origin)) for origin, cells in body)
 
 
 def _delimiter(text: str) -> str:
@@ -133,10 +135,7 @@ class _Names:
     def __init__(self, joiners: str) -> None:
         self.split = lru_cache(partial(split_names, joiners=joiners))
 
-    def __call__(self, cells: list[str], origin: str) -> list[str]:
-        if len(cells) > 1:
-            return [name for cell in cells for name in self([cell], origin)]
-        (cell,) = cells
+    def __call__(self, cell: str, origin: str) -> list[str]:
         if cell.startswith(('{"', "[{", '["')):  # Label Studio writes several choices, and regions, as JSON
             try:
                 return class_names(json.loads(cell), origin)
