@@ -87,7 +87,8 @@ def file_in(url: str) -> str:
 
 def uploaded_file(name: str) -> str:
     """`file_in` of an address in Label Studio's tables; any other name as it is."""
-    return file_in(name) if name.startswith(("/data/local-files/", "/data/upload/")) else name
+    is_address = name.startswith(("/data/local-files/?d=", "/data/upload/"))
+    return (file_in(name) or name) if is_address else name
 
 
 def check_known(names: Iterable[str], classes: Iterable[str], origin: str) -> None:

@@ -84,6 +84,11 @@ def test_addresses_of_label_studio(read):
     }
 
 
+@pytest.mark.parametrize("name", ["/data/local-files/", "/data/local-files/?d=", "/data/local-files/a.jpg"])
+def test_an_address_that_names_no_file_is_a_name_like_any_other(read, name):
+    assert read(f"image,choice\n{name},cat\n").by_name == {name: (0,)}
+
+
 def test_columns_and_a_class_that_no_photo_shows(read):
     assert read("image,cat,dog\na,1,0\n").classes == ("cat", "dog")
     assert read("image,cat\na,1\n", ["cat", "dog"]).classes == ("cat", "dog")
