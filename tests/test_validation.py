@@ -1,5 +1,7 @@
 """Measuring in training where memory is too small; the figures themselves are tested with the stages."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -68,3 +70,12 @@ def test_a_list_to_measure_on_needs_masks():
 def test_no_photo_to_measure_on_has_a_label(trained, tmp_path):
     with pytest.raises(StclError, match=r"labels.csv: has labels of none of the photos to measure on"):
         measuring(trained, tmp_path, "")
+
+
+def test_true_masks_may_end_in_capitals_and_lie_a_folder_deeper(trained, tmp_path):
+    for path in (trained.root / "truth").rglob("*.png"):
+        copy = tmp_path / "truth" / "photos" / path.relative_to(trained.root / "truth").with_suffix(".PNG")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    config = SegtrainConfig(masks="", images=str(trained.photos), output="", val_masks=str(tmp_path / "truth"))
+    assert len(validation._photos_with_masks(config)) == len(list_photos(str(trained.photos)).photos)
