@@ -66,6 +66,10 @@ class Backbone(nn.Module):
                 f"{name} is not a Vision Transformer with patch tokens; take one from timm's vit family"
             ) from error
         except RuntimeError as error:  # timm: unknown model, or no pretrained weights for it
+            if "No pretrained weights" in str(error):
+                raise BackboneError(
+                    f"there are no pretrained weights of {name}; give --no-pretrained, or a local file with --weights"
+                ) from error
             cure = "timm.list_models('vit*') has the names, stcl_tiny is ours"
             raise BackboneError(f"timm cannot make the backbone {name!r}: {first_line(error)}; {cure}") from error
         except OSError as error:  # hub not reachable
@@ -151,7 +155,9 @@ def load_backbone_weights(vit: nn.Module, name: str, path: Path) -> None:
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise BackboneError(f"{path}: not a readable safetensors file ({first_line(error)})") from error
+        raise BackboneError(
+            f"{path}: not a readable safetensors file ({first_line(error)}); give another --weights"
+        ) from error
     own = vit.state_dict()
     state = {k: v for k, v in state.items() if k in own or not k.startswith(HEADS)}
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from stcl_models.backbone import Backbone, BackboneError, check_name, first_line, load_backbone_weights
 from stcl_models.heads import LargeFov
-from stcl_models.stcl import to_map
+from stcl_models.stcl import resize, to_map
 
 
 class VitSegmenter(nn.Module):
@@ -49,16 +49,20 @@ class SmpSegmenter(nn.Module):
     ) -> None:
         super().__init__()
         check_name(encoder)
-        local = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
+        own = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
+        # pan pools a map at a sixteenth three times.
+        self.least = 128 if arch == "pan" else self.multiple
         try:
+            if arch == "dpt":
+                own |= _any_size(encoder)
             if weights is not None:  # timm's loading of a part of a network, below, lets files of other networks pass
                 load_backbone_weights(timm.create_model(encoder, num_classes=0), encoder, weights)
             self.net = smp.create_model(
                 arch,
                 encoder_name=f"tu-{encoder}",
-                encoder_weights=True if pretrained or local else None,
+                encoder_weights=True if pretrained or weights is not None else None,
                 classes=classes + 1,
-                **local,
+                **own,
             )
             config = timm.models.get_pretrained_cfg(encoder)
         except BackboneError:
@@ -84,4 +88,20 @@ class SmpSegmenter(nn.Module):
         return (photos_B3HW.float() - self.mean) / self.std
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        return self.net(images_B3HW)
+        size = images_B3HW.shape[-2:]
+        if min(size) >= self.least:
+            return self.net(images_B3HW)
+        return resize(self.net(resize(images_B3HW, [max(side, self.least) for side in size])), size)
+
+
+def _any_size(encoder: str) -> dict[str, bool]:
+    """What timm has to be told so that a ViT takes images of any size. BackboneError if its patches do not fit."""
+    model = timm.create_model(encoder, num_classes=0)
+    if not hasattr(model, "dynamic_img_size"):
+        return {}
+    if SmpSegmenter.multiple % model.patch_embed.patch_size[0]:
+        raise BackboneError(
+            f"dpt cannot be made with {encoder!r}: its patches do not divide {SmpSegmenter.multiple} pixels; "
+            "take one with patches of 8 or 16"
+        )
+    return {"dynamic_img_size": True}

@@ -55,7 +55,9 @@ def read_truth(path: Path, classes: TrueClasses) -> np.ndarray:
     mask, known = read_mask(path), len(classes.values) - 1
     highest = int(mask[mask != IGNORE].max(initial=0))
     if highest > known:
-        raise StclError(f"{shown(path)}: holds class {highest}, but {known} are known; name them all with --classes")
+        raise StclError(
+            f"{shown(path)}: holds class {highest}, but {known} are known; name them all in a classes.txt beside it"
+        )
     return in_values_of(classes, mask)
 
 

@@ -16,7 +16,7 @@ from stcl_cli.distributed import average_gradients, from_first_rank, rank, ranks
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checkpoints import CheckpointInfo, open_checkpoint, save_checkpoint
 from stcl_cli.formats.files import shown
-from stcl_cli.formats.memories import read_photo_names, write_photo_names
+from stcl_cli.formats.photo_labels import PhotoLabels, read_photo_labels, write_photo_labels
 from stcl_cli.formats.runs import Failures
 from stcl_cli.runtime import Runtime, seed_everything
 from stcl_cli.training_log import TrainingLog
@@ -35,7 +35,7 @@ class Run:
     folder: Path
     config: TrainConfig | SegtrainConfig
     classes: tuple[str, ...]
-    photos: list[str]  # names of those trained on, by whose order batches are drawn and a memory counts
+    photos: PhotoLabels  # those trained on, by whose order batches are drawn and a memory counts
     model: nn.Module
     groups: list[dict[str, Any]]  # AdamW parameter groups, each with its own peak lr
     step: Step
@@ -70,7 +70,7 @@ def fit(run: Run) -> dict[str, Any]:
     peaks = [group["lr"] for group in optimizer.param_groups]
     names = _names_in_order(model, optimizer)
     first = _load_last(run, model, optimizer, names)
-    _keep_photo_names(run, first)
+    _keep_photos(run, first)
     from_first_rank(model.state_dict().values())
     synchronise_batch_norm(model)
     log = TrainingLog(run.folder, run.failures, first)
@@ -160,16 +160,16 @@ def _load_last(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, nam
     return checkpoint.info.iteration
 
 
-def _keep_photo_names(run: Run, first: int) -> None:
+def _keep_photos(run: Run, first: int) -> None:
     """Write photos.json. StclError if a training is to go on with other photos: batches would be drawn anew.
 
     One that has ended keeps its photos, whatever else is in the folder by now.
     """
-    before = read_photo_names(run.folder) if first else None
+    before = read_photo_labels(run.folder) if first else None
     if before is None:
         if rank() == 0:
-            write_photo_names(run.folder, run.photos)
-    elif before != run.photos and first < run.config.iterations:
+            write_photo_labels(run.folder, run.photos)
+    elif list(before) != list(run.photos) and first < run.config.iterations:
         raise StclError(
             f"{shown(run.folder)}: was begun with other photos to learn from ({len(before)}, now "
             f"{len(run.photos)}); go on with those, or start anew with --overwrite"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,12 @@ def cam_validation(
 
     `table` holds the labels, also of photos that are not trained on.
     """
-    masks = _photos_with_masks(config)
-    if masks is None:
-        return None
+    if config.val_masks is None:
+        return _no_list(config)
+    masks, missing = _photos_with_masks(config)
     labels = {photo.name: shows for photo, shows in match_labels(list(masks), table).labelled}
+    if config.val_list is not None:
+        missing += [(photo.name, f"no label in {config.labels}") for photo in masks if photo.name not in labels]
     masks = {photo: path for photo, path in masks.items() if photo.name in labels}
     if not masks:
         raise StclError(
@@ -52,22 +54,22 @@ def cam_validation(
         )
     true = true_classes(classes, config.val_masks)
 
+    def maps_of(photo: Photo, pixels: np.ndarray) -> np.ndarray:
+        cams = photo_cams(model, runtime, [pixels], config.cam_scales)
+        (maps,) = label_maps(cams, [labels[photo.name]], model.memory, config.guidance)
+        return resize(maps[:, None], pixels.shape[:2])[:, 0].cpu().numpy()
+
     def measure(tell: Tell) -> dict[str, Any]:
         model.eval()
-        sweep, skipped = CamSweep(len(true.names)), []
-        for photo, pixels, truth in _with_truth(masks, config, true, skipped, tell):
-            shown = list(labels[photo.name])
-            found = if_it_fits(partial(photo_cams, model, runtime, [pixels], config.cam_scales))
-            if found is None:
-                skipped.append((photo.name, str(too_large(photo.path))))
-                continue
-            (cams,) = found
-            (maps,) = label_maps([cams], [shown], model.memory, config.guidance)
-            maps = resize(maps[:, None], pixels.shape[:2])[:, 0].cpu().numpy()
-            sweep.add(truth, maps, shown)
+        sweep = CamSweep(len(true.names))
+
+        def add(photo: Photo, truth: np.ndarray, maps: np.ndarray) -> None:
+            sweep.add(truth, maps, list(labels[photo.name]))
+
+        skipped = _measure(masks, config, true, tell, maps_of, add)
         sweep.counts = sum_over_ranks(torch.from_numpy(sweep.counts)).numpy()
         miou, threshold = sweep.best()
-        return {"miou": miou, "background": threshold, "skipped": skipped}
+        return {"miou": miou, "background": threshold, "skipped": missing + skipped}
 
     return measure
 
@@ -76,55 +78,73 @@ def segmentation_validation(
     model: torch.nn.Module, config: SegtrainConfig, runtime: Runtime, classes: tuple[str, ...]
 ) -> Validation | None:
     """mIoU of the model's own predictions, one scale, no mirror image; None without --val-masks."""
-    masks = _photos_with_masks(config)
-    if masks is None:
-        return None
+    if config.val_masks is None:
+        return _no_list(config)
+    masks, missing = _photos_with_masks(config)
     true = true_classes(classes, config.val_masks)
     count = len(true.names)
 
+    def labels_of(photo: Photo, pixels: np.ndarray) -> np.ndarray:
+        (scores,) = photo_scores(model, runtime, [pixels], (1.0,), flip=False)
+        return best_labels(scores).cpu().numpy()
+
     def measure(tell: Tell) -> dict[str, Any]:
         model.eval()
-        total, skipped = np.zeros((count + 1, count + 2), np.int64), []
-        for photo, pixels, truth in _with_truth(masks, config, true, skipped, tell):
-            found = if_it_fits(partial(photo_scores, model, runtime, [pixels], (1.0,), flip=False))
-            if found is None:
-                skipped.append((photo.name, str(too_large(photo.path))))
-                continue
-            (scores,) = found
-            predicted = best_labels(scores).cpu().numpy()
-            total += confusion_matrix(truth, predicted, count + 1)
-        return {"miou": mean_iou(sum_over_ranks(torch.from_numpy(total)).numpy()), "skipped": skipped}
+        total = np.zeros((count + 1, count + 2), np.int64)
+
+        def add(photo: Photo, truth: np.ndarray, predicted: np.ndarray) -> None:
+            np.add(total, confusion_matrix(truth, predicted, count + 1), out=total)
+
+        skipped = _measure(masks, config, true, tell, labels_of, add)
+        miou = mean_iou(sum_over_ranks(torch.from_numpy(total)).numpy())
+        return {"miou": miou, "skipped": missing + skipped}
 
     return measure
 
 
-def _photos_with_masks(config: Training) -> dict[Photo, Path] | None:
-    """The photos to measure on, each with its true mask."""
-    if config.val_masks is None:
-        if config.val_list is not None:
-            raise StclError(f"--val-list {shown(config.val_list)}: give the true masks too, with --val-masks")
-        return None
-    photos, _ = list_photos(config.images, config.val_list)
-    paths = match_outputs(config.val_masks, ".png", photos).by_photo
-    if not paths:
+def _no_list(config: Training) -> None:
+    """StclError if there is a list of photos to measure on and no masks."""
+    if config.val_list is not None:
+        raise StclError(f"--val-list {shown(config.val_list)}: give the true masks too, with --val-masks")
+
+
+def _photos_with_masks(config: Training) -> tuple[dict[Photo, Path], list[tuple[str, str]]]:
+    """The photos to measure on, each with its true mask; (name, reason) of those listed that have none."""
+    photos, missing = list_photos(config.images, config.val_list)
+    masks = match_outputs(config.val_masks, ".png", photos).by_photo
+    if not masks:
         raise StclError(
-            f"{config.val_masks}: holds no mask for any of the photos to measure on; a mask is named like its photo, "
-            "in a folder of masks alone"
+            f"{config.val_masks}: holds no mask (PNG) for any of the photos to measure on; a mask is named like its "
+            "photo, in a folder of masks alone"
         )
-    return {photo: paths[photo.name] for photo in photos if photo.name in paths}
+    if config.val_list is None:  # then all that have one
+        missing = []
+    else:
+        without = (photo.name for photo in photos if photo.name not in masks)
+        missing = missing + [(name, f"no mask in {config.val_masks}") for name in without]
+    return {photo: masks[photo.name] for photo in photos if photo.name in masks}, missing
 
 
-def _with_truth(
-    masks: Mapping[Photo, Path], config: Training, classes: TrueClasses, skipped: list[tuple[str, str]], tell: Tell
-) -> Iterator[tuple[Photo, np.ndarray, np.ndarray]]:
-    """This rank's photos with pixels and true mask; (name, reason) of those that cannot be used joins `skipped`."""
-    mine = list(masks.items())[rank() :: ranks()]
+def _measure(
+    masks: Mapping[Photo, Path],
+    config: Training,
+    classes: TrueClasses,
+    tell: Tell,
+    compute: Callable[[Photo, np.ndarray], np.ndarray],
+    add: Callable[[Photo, np.ndarray, np.ndarray], None],
+) -> list[tuple[str, str]]:
+    """add(photo, true mask, compute(photo, pixels)) for this rank's photos; (name, reason) of those left out."""
+    mine, skipped = list(masks.items())[rank() :: ranks()], []
     for number, (photo, path) in enumerate(mine, 1):
         tell(f"measuring {number}/{len(mine)}")
         try:
             pixels = read_photo(photo.path, config.max_side)
             mask = read_photo_mask(path, photo, pixels.shape[:2], len(classes.values) - 1)
+            found = if_it_fits(partial(compute, photo, pixels))
+            if found is None:
+                raise too_large(photo.path)
         except PhotoError as error:
             skipped.append((photo.name, str(error)))
         else:
-            yield photo, pixels, in_values_of(classes, mask)
+            add(photo, in_values_of(classes, mask), found)
+    return skipped

@@ -15,7 +15,7 @@ def test_a_true_mask_of_known_classes(tmp_path):
     two, one = (true_classes(names, tmp_path) for names in (("cat", "dog"), ("cat",)))
     assert np.array_equal(read_truth(tmp_path / "x.png", two), TRUTH)
     with pytest.raises(
-        StclError, match=r"x\.png: holds class 2, but 1 are known; name them all with --classes"
+        StclError, match=r"x\.png: holds class 2, but 1 are known; name them all in a classes.txt"
     ) as error:
         read_truth(tmp_path / "x.png", one)
     assert not isinstance(error.value, PhotoError)  # the others will be wrong too: no reason to go on

@@ -14,12 +14,12 @@ from stcl_cli.networks import load_segmenter, load_stcl
 from stcl_cli.runtime import make_runtime
 
 
-@pytest.mark.parametrize("what", ["photo_cams", "photo_scores"])
+@pytest.mark.parametrize("what", ["photo_cams", "label_maps", "photo_scores", "best_labels"])
 def test_a_photo_that_there_is_too_little_memory_for_is_skipped_and_named(trained, monkeypatch, what):
     photos = list_photos(str(trained.photos)).photos
     given = {"images": str(trained.photos), "output": "", "val_masks": str(trained.root / "truth")}
     runtime, classes = make_runtime("cpu"), ("cat", "dog")
-    if what == "photo_cams":
+    if what in ("photo_cams", "label_maps"):
         config = TrainConfig(labels="", cam_scales=(1.0,), **given)
         table = read_labels(str(trained.root / "labels.csv"), classes)
         measure = validation.cam_validation(load_stcl(trained.run)[0], config, runtime, classes, table)
@@ -78,4 +78,39 @@ def test_true_masks_may_end_in_capitals_and_lie_a_folder_deeper(trained, tmp_pat
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
     config = SegtrainConfig(masks="", images=str(trained.photos), output="", val_masks=str(tmp_path / "truth"))
-    assert len(validation._photos_with_masks(config)) == len(list_photos(str(trained.photos)).photos)
+    masks, missing = validation._photos_with_masks(config)
+    assert len(masks) == len(list_photos(str(trained.photos)).photos)
+    assert missing == []
+
+
+def test_what_is_listed_and_cannot_be_measured_on_is_named(trained, tmp_path):
+    """Else the figure that picks the best checkpoint comes from fewer photos than were asked for, without a word."""
+    shutil.copytree(trained.root / "truth", tmp_path / "truth")
+    (tmp_path / "truth" / "a.png").unlink()
+    (tmp_path / "val.txt").write_text("a\ngone\nsub dir/c.v1\nsub dir/bär 01\n")
+    (tmp_path / "labels.csv").write_text("sub dir/c.v1,cat\n")
+    given = {"images": str(trained.photos), "output": "", "val_masks": str(tmp_path / "truth")}
+    given["val_list"] = str(tmp_path / "val.txt")
+    runtime, classes, missing = make_runtime("cpu"), ("cat", "dog"), ["gone", "a"]
+    table = read_labels(str(tmp_path / "labels.csv"), classes)
+    config = TrainConfig(labels="labels.csv", cam_scales=(1.0,), **given)
+    of_cams = validation.cam_validation(load_stcl(trained.run)[0], config, runtime, classes, table)
+    config = SegtrainConfig(masks="", **given)
+    of_masks = validation.segmentation_validation(load_segmenter(trained.seg)[0], config, runtime, classes)
+    for measure, names in ((of_cams, [*missing, "sub dir/bär 01"]), (of_masks, missing)):
+        for _ in range(2):
+            skipped = measure(lambda text: None)["skipped"]
+            assert [name for name, _ in skipped] == names
+    assert dict(skipped)["a"] == f"no mask in {tmp_path / 'truth'}"
+
+
+def test_cams_are_measured_as_they_are_exported(trained, monkeypatch):
+    """Guided by the memory as far as the run says."""
+    given = {"images": str(trained.photos), "output": "", "val_masks": str(trained.root / "truth")}
+    config = TrainConfig(labels="", cam_scales=(1.0,), guidance=0.3, **given)
+    table = read_labels(str(trained.root / "labels.csv"), ("cat", "dog"))
+    model, shares = load_stcl(trained.run)[0], []
+    compute = validation.label_maps
+    monkeypatch.setattr(validation, "label_maps", lambda *given: shares.append(given[3]) or compute(*given))
+    validation.cam_validation(model, config, make_runtime("cpu"), ("cat", "dog"), table)(lambda text: None)
+    assert set(shares) == {0.3}

@@ -42,7 +42,7 @@ class TrainConfig(Training):
     # network
     backbone: str = option(
         "vit_base_patch16_224.augreg_in21k_ft_in1k",
-        "Any timm ViT; or stcl_tiny, small and without weights, to try things on a CPU.",
+        "Any timm ViT; or stcl_tiny (with --no-pretrained), a small one to try things on a CPU.",
     )
     weights: str | None = option(
         None, "Backbone weights: a local safetensors file with timm's names.", path=True, metavar="FILE"

@@ -34,7 +34,9 @@ def option(default: Any = MISSING, help: str = "", **cli: Any) -> Any:
 
 def images_argument() -> Any:
     return option(
-        help="Folder of photos (searched recursively), text file with one path a line, or - for stdin.", positional=True
+        help="Folder of photos (searched recursively), text file with one path a line, or - for stdin.",
+        positional=True,
+        path=True,
     )
 
 

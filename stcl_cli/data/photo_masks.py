@@ -34,7 +34,7 @@ def read_full_mask(path: Path, photo: Photo, classes: int) -> np.ndarray:
     highest = int(mask[mask != IGNORE].max(initial=0))
     if highest > classes:
         raise PhotoError(
-            f"{shown(path)}: holds class {highest}, but there are {classes} classes; name them all with --classes"
+            f"{shown(path)}: holds class {highest}, but there are {classes} classes; name them all in a classes.txt"
         )
     return mask
 

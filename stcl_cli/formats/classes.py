@@ -94,4 +94,4 @@ def find_classes(file: str | os.PathLike[str] | None, *folders: Path) -> tuple[s
         if (names := classes_of(folder)) is not None:
             return names
     where = " nor ".join(shown(folder) for folder in folders)
-    raise StclError(f"{where}: no {CLASSES} in or beside it; name the classes with --classes FILE, one a line")
+    raise StclError(f"{where}: no {CLASSES} in or beside it; write one, a class a line")

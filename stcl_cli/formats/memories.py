@@ -10,9 +10,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from stcl_cli.errors import StclError
-from stcl_cli.formats.files import read_json, shown, write_json
-
-PHOTOS = "photos.json"  # names of the photos trained on; the memory bank names them by their place in it
+from stcl_cli.formats.files import shown
+from stcl_cli.formats.photo_labels import PHOTOS, read_photo_labels
 
 
 class Memory(NamedTuple):
@@ -22,15 +21,6 @@ class Memory(NamedTuple):
     qualities: list[float]
 
 
-def write_photo_names(folder: Path, names: list[str]) -> None:
-    write_json(folder / PHOTOS, names)
-
-
-def read_photo_names(folder: Path) -> list[str] | None:
-    """None if there are none. StclError if they cannot be read."""
-    return read_json(folder / PHOTOS) if (folder / PHOTOS).is_file() else None
-
-
 def read_memories(folder: str | os.PathLike[str]) -> list[Memory]:
     """Of background and every class of the run, in their order; empty where there is no memory bank.
 
@@ -38,9 +28,10 @@ def read_memories(folder: str | os.PathLike[str]) -> list[Memory]:
         StclError: the checkpoint or the list of photos is damaged, or they are not of one run.
     """
     path = Path(folder, "checkpoints", "last.safetensors")
-    names = read_photo_names(Path(folder))
-    if not path.is_file() or names is None:
+    labels = read_photo_labels(Path(folder))
+    if not path.is_file() or labels is None:
         return []
+    names = list(labels)
     try:
         with safe_open(path, "np") as file:
             if "model.memory.photo" not in file.keys():  # noqa: SIM118 - not iterable itself

@@ -32,12 +32,16 @@ _PART = "failed-{}-of-{}.jsonl"
 
 
 def open_output(
-    folder: str | os.PathLike[str], resume: bool = False, overwrite: bool = False, shard: Shard = ALL
+    folder: str | os.PathLike[str],
+    resume: bool = False,
+    overwrite: bool = False,
+    shard: Shard = ALL,
+    option: str = "-o",
 ) -> bool:
     """Make `folder`, or take it over as `resume` and `overwrite` allow; `overwrite` empties it.
 
     This process holds it until it ends. What a killed one left half written is deleted. A shard goes on in the folder
-    of the others without being asked to `resume`.
+    of the others without being asked to `resume`. `option` is the one that named the folder.
 
     Returns:
         Whether this process is alone in it; if it is a shard, the others wait for `share_folder`.
@@ -54,9 +58,11 @@ def open_output(
     may_be_used = resume or overwrite or shard != ALL
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _entries(folder, may_be_used)  # before the lock, which should leave no trace in a folder that is not ours
+        _entries(
+            folder, may_be_used, option
+        )  # before the lock, which should leave no trace in a folder that is not ours
         alone = lock_folder(folder, shard)
-        entries = _entries(folder, may_be_used)
+        entries = _entries(folder, may_be_used, option)
         if overwrite or (alone and (folder / _EMPTYING).exists()):
             _empty(folder, entries)
         if alone:
@@ -78,32 +84,35 @@ def _empty(folder: Path, entries: list[os.DirEntry]) -> None:
     (folder / _EMPTYING).unlink()
 
 
-def check_usable(folder: Path, may_be_used: bool) -> None:
+def check_usable(folder: Path, may_be_used: bool, option: str) -> None:
     """StclError if `open_output` would refuse the folder for what is in it; nothing is made or deleted."""
     try:
         if folder.exists():
-            _entries(folder, may_be_used)
+            _entries(folder, may_be_used, option)
     except OSError as error:
         raise write_error(folder, error) from error
 
 
-def _entries(folder: Path, may_be_used: bool) -> list[os.DirEntry]:
+def _entries(folder: Path, may_be_used: bool, option: str) -> list[os.DirEntry]:
     """What is in the folder, without hidden files of ours. StclError if it may not be used."""
     entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".stcl-")]
     if entries and not made_by_stcl(folder):
-        raise StclError(f"{shown(folder)}: holds files but no {CONFIG} of stcl; choose another folder with -o")
+        raise StclError(f"{shown(folder)}: holds files but no {CONFIG} of stcl; choose another folder with {option}")
     if entries and not may_be_used:
-        raise StclError(f"{shown(folder)}: is not empty; give --resume, --overwrite or another folder with -o")
+        raise StclError(f"{shown(folder)}: is not empty; give --resume, --overwrite or another folder with {option}")
     return entries
 
 
-def write_config(folder: str | os.PathLike[str], command: str, config: Mapping[str, Any]) -> None:
-    """Write config.json: {"command": `command`, "stcl": version, **`config`}."""
-    write_json(Path(folder, CONFIG), {"command": command, "stcl": stcl_cli.__version__, **config})
+def write_config(
+    folder: str | os.PathLike[str], command: str, config: Mapping[str, Any], sources: Mapping[str, str] | None = None
+) -> None:
+    """Write config.json: {"command": `command`, "stcl": version, "sources": `sources`, **`config`}."""
+    what = {"command": command, "stcl": stcl_cli.__version__, **({"sources": sources} if sources else {})}
+    write_json(Path(folder, CONFIG), {**what, **config})
 
 
 def read_config(path: str | os.PathLike[str], command: str | None = None) -> tuple[str, dict[str, Any]]:
-    """(command, fields) of an output folder, or of its config.json; `command` is the one it must have been made by.
+    """(command, options) of an output folder, or of its config.json; `command` is the one it must have been made by.
 
     Raises:
         StclError: not an output folder of stcl, or one of another command.
@@ -118,10 +127,16 @@ def read_config(path: str | os.PathLike[str], command: str | None = None) -> tup
     fields = read_json(file)
     if not (isinstance(fields, dict) and isinstance(fields.get("command"), str) and "stcl" in fields):
         raise StclError(f"{shown(file)}: was not written by stcl; give an output folder of {wanted}")
-    made_by, _ = fields.pop("command"), fields.pop("stcl")
+    made_by = fields["command"]
     if command and made_by != command:
         raise StclError(f"{shown(path)}: was made by stcl {shown(made_by)}; give an output folder of {wanted}")
-    return made_by, fields
+    return made_by, {name: value for name, value in fields.items() if name not in ("command", "stcl", "sources")}
+
+
+def read_sources(folder: Path) -> dict[str, str]:
+    """Of a folder with a config.json of ours: the check values of what it was made from; {} if it says nothing."""
+    sources = read_json(folder / CONFIG).get("sources", {})
+    return sources if isinstance(sources, dict) else {}
 
 
 def made_by_stcl(folder: str | os.PathLike[str]) -> bool:

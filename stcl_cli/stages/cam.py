@@ -17,6 +17,7 @@ from stcl_cli.data.photos import Photo, list_photos, photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.cams import Affinity, CamFile, write_cam
 from stcl_cli.formats.files import output_path
+from stcl_cli.formats.photo_labels import add_photo_labels
 from stcl_cli.inference import fetch, label_maps, photo_affinities, photo_cams
 from stcl_cli.networks import compile_blocks, load_stcl
 from stcl_cli.pipeline import Pipeline
@@ -40,7 +41,9 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
             raise StclError(f"{config.labels}: none of its names is a photo in {config.images}")
         given = {photo.name: labels for photo, labels in matched}
         skipped = skipped + [(photo.name, f"no label in {config.labels}") for photo in unlabelled]
-    folder, failures = open_folder(config, "cam", info.classes)
+    asked = {name: [info.classes[label] for label in labels] for name, labels in given.items()}
+    folder, failures = open_folder(config, "cam", info.classes, asked if config.labels else None)
+    add_photo_labels(folder, asked)
     mine = failures.shard.mine
     skipped = [(name, reason) for name, reason in skipped if mine(name)]
     skip(failures, skipped)

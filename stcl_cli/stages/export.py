@@ -84,7 +84,10 @@ def _jobs(config: ExportConfig) -> tuple[list[Job], list[tuple[str, str]]]:
     masks = match_outputs(config.masks, ".png", photos)
     jobs = [(photo.name, masks.by_photo[photo.name], photo) for photo in photos if photo.name in masks.by_photo]
     if not jobs:
-        raise StclError(f"{shown(config.masks)}: holds no mask for any photo in {shown(config.images)}")
+        raise StclError(
+            f"{shown(config.masks)}: holds no mask for any photo in {shown(config.images)}; a mask is named "
+            "like its photo"
+        )
     if len(jobs) < len(photos):
         say(f"{len(photos) - len(jobs)} photos have no mask in {shown(config.masks)} and are left out")
     return jobs, skipped + masks.orphans

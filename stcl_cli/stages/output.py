@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,22 +16,27 @@ from stcl_cli.console import detail
 from stcl_cli.data.photo_masks import count_values
 from stcl_cli.data.photos import Photo, read_photo
 from stcl_cli.errors import StclError
-from stcl_cli.formats.classes import BACKGROUND, CLASSES, read_classes, write_classes
-from stcl_cli.formats.files import output_path, shown, some, to_json
+from stcl_cli.formats.classes import BACKGROUND, CLASSES, write_classes
+from stcl_cli.formats.files import output_path, shown
 from stcl_cli.formats.images import write_jpeg
 from stcl_cli.formats.locks import share_folder
 from stcl_cli.formats.masks import IGNORE, write_mask
-from stcl_cli.formats.runs import ALL, CONFIG, Failures, check_usable, open_output, read_config, write_config
+from stcl_cli.formats.photo_labels import PhotoLabels, check_photo_labels
+from stcl_cli.formats.runs import (
+    ALL,
+    CONFIG,
+    Failures,
+    check_usable,
+    open_output,
+    read_config,
+    read_sources,
+    write_config,
+)
 from stcl_cli.launch import Shard, find_shard
 from stcl_cli.pictures import overlay
+from stcl_cli.stages.provenance import check_classes, check_overwrite, check_same, sources_of
 
 OVERLAY_SIDE = 1024  # pixels at most: overlays are to look at
-
-# Fields that say where or how fast a run goes, not what comes out of it: they may change when it is resumed.
-FREE_ON_RESUME = {
-    *("resume", "overwrite", "output", "overlays"),
-    *("device", "workers", "save_every", "log_every", "checkpointing", "compile"),
-}
 
 # Called with each finished item, {"image": name, "output": path, ...}, as soon as it is on disk.
 Done = Callable[[Mapping[str, Any]], None]
@@ -55,7 +58,9 @@ class Result:
     next: tuple[str | Path, ...] = ()
 
 
-def open_folder(config: Folder, command: str, classes: tuple[str, ...]) -> tuple[Path, Failures]:
+def open_folder(
+    config: Folder, command: str, classes: tuple[str, ...], labels: PhotoLabels | None = None
+) -> tuple[Path, Failures]:
     """The output folder with config.json and classes.txt in it.
 
     Of ranks that train together the first one writes, of shards the first to come.
@@ -67,54 +72,42 @@ def open_folder(config: Folder, command: str, classes: tuple[str, ...]) -> tuple
 
     shard = find_shard(config.shard) if isinstance(config, Sharing) else ALL
     if rank() == 0:
-        take_folder(config, command, config.resume, classes, shard)
+        take_folder(config, command, config.resume, classes, shard, labels)
     wait_for_all()
     keep = config.resume and isinstance(config, Training)
     return Path(config.output), Failures(config.output, shard, keep=keep, write=rank() == 0)
 
 
 def take_folder(
-    config: Folder | RunConfig, command: str, resume: bool, classes: tuple[str, ...] = (), shard: Shard = ALL
+    config: Folder | RunConfig,
+    command: str,
+    resume: bool,
+    classes: tuple[str, ...] = (),
+    shard: Shard = ALL,
+    labels: PhotoLabels | None = None,
 ) -> Path:
     """The output folder with config.json in it, and classes.txt if there are any.
 
     Raises:
-        StclError: the folder is in use or of another run.
+        StclError: the folder is in use or of another run, or holds what the run needs.
     """
-    fields = {k: v for k, v in asdict(config).items() if k not in ("resume", "overwrite", "shard")}
+    values = {k: v for k, v in asdict(config).items() if k not in ("resume", "overwrite", "shard")}
     folder = Path(config.output)
+    if config.overwrite:
+        check_overwrite(folder, command, config)
+    sources = sources_of(config, labels)
     alone = open_output(folder, resume, config.overwrite, shard)
     if (folder / CONFIG).is_file():
-        _check_same(folder, command, fields)
-        _check_classes(folder, classes)
+        check_same(folder, command, values, sources)
+        check_classes(folder, classes)
+        check_photo_labels(folder, labels or {})
+        sources |= read_sources(folder)
     if alone:
-        write_config(folder, command, fields)
+        write_config(folder, command, values, sources)
         if classes:
             write_classes(folder / CLASSES, classes)
         share_folder(folder)
     return folder
-
-
-def _check_same(folder: Path, command: str, fields: dict[str, Any]) -> None:
-    before = read_config(folder, command)[1]
-    for name, value in json.loads(to_json(fields)).items():
-        if name not in FREE_ON_RESUME and before.get(name) != value:
-            raise StclError(
-                f"{shown(folder / CONFIG)}: was started with {name} = {before.get(name)}, not {value}; "
-                f"go on with --config {shlex.quote(shown(folder))}, do it anew with --overwrite, or give another -o"
-            )
-
-
-def _check_classes(folder: Path, classes: tuple[str, ...]) -> None:
-    before = read_classes(folder / CLASSES) if (folder / CLASSES).is_file() else ()
-    if before and classes and before != classes:
-        new = [name for name in classes if name not in before]
-        gone = [name for name in before if name not in classes]
-        what = f"without {some(new)}" if new else f"with {some(gone)}" if gone else "in another order"
-        raise StclError(
-            f"{shown(folder)}: was begun with other classes ({what}); go on with those, do it anew with --overwrite, "
-            "or give another -o"
-        )
 
 
 def skip(failures: Failures, skipped: Iterable[tuple[str, object]]) -> None:
@@ -134,9 +127,13 @@ class MaskFolder:
         if self.overlays and Path(config.output).absolute().is_relative_to(self.overlays.absolute()):
             raise StclError(f"--overlays {shown(self.overlays)}: holds the masks (-o); give it a folder of its own")
         if self.overlays:  # before anything is deleted or made
-            check_usable(self.overlays, config.resume or config.overwrite or find_shard(config.shard) != ALL)
+            may_be_used = config.resume or config.overwrite or find_shard(config.shard) != ALL
+            check_usable(self.overlays, may_be_used, "--overlays")
+            if config.overwrite:
+                check_overwrite(self.overlays, command, config)
         self.path, self.failures = open_folder(config, command, classes)
-        if self.overlays and open_output(self.overlays, config.resume, config.overwrite, self.failures.shard):
+        shard = self.failures.shard
+        if self.overlays and open_output(self.overlays, config.resume, config.overwrite, shard, "--overlays"):
             write_config(self.overlays, command, read_config(self.path)[1])
             share_folder(self.overlays)
 

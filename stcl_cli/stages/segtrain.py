@@ -41,8 +41,8 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
     with_mask = [photo for photo in photos if photo.name in masks]
     if not with_mask:
         raise StclError(
-            f"{config.masks}: holds no mask for any photo in {config.images}; a mask is named like its photo, in a "
-            "folder of masks alone"
+            f"{config.masks}: holds no mask (PNG) for any photo in {config.images}; a mask is named like its photo, "
+            "in a folder of masks alone"
         )
     classes = find_classes(config.classes, Path(config.masks))
     check_same("photos and masks", *classes, *(photo.name for photo in with_mask))
@@ -56,7 +56,8 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
     if config.crop_size % model.multiple:
         raise StclError(f"--crop-size {config.crop_size}: must be a multiple of {model.multiple} for {config.encoder}")
     check_options(config)
-    if config.arch in POOLING and config.batch_size * ranks() // config.accumulate == 1:
+    pools = config.arch in POOLING or (config.arch != "vit" and config.crop_size < 2 * model.multiple)
+    if pools and config.batch_size * ranks() // config.accumulate == 1:
         raise StclError(f"--arch {config.arch}: norms over a batch, of at least 2 photos; raise --batch-size")
     if config.compile:
         compile_blocks(model, runtime.device)
@@ -82,7 +83,7 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
             folder=folder,
             config=config,
             classes=classes,
-            photos=[photo.name for photo in with_mask],
+            photos={photo.name: [] for photo in with_mask},  # their masks say what they show
             model=model,
             groups=parameter_groups(model.encoder, model, config.lr),
             step=cross_entropy_step(model, runtime),

@@ -50,14 +50,16 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
     if config.compile:
         compile_blocks(model, runtime.device)
     validate = cam_validation(model, config, runtime, labels.classes, labels)
-    folder, failures = open_folder(config, "train", labels.classes)
+    photos = {photo.name: [labels.classes[label] for label in shows] for photo, shows in labelled}
+    folder, failures = open_folder(config, "train", labels.classes, photos)
     skip(failures, found.missing + found.unlabelled)
 
     multi_hot = np.zeros((len(labelled), len(labels.classes)), np.float32)
     for row, (_, classes) in zip(multi_hot, labelled, strict=True):
         row[list(classes)] = 1
-    photos = [photo for photo, _ in labelled]
-    views = TrainingViews(photos, config, model.backbone.mean, labels=multi_hot, uniforms=config.local_crops)
+    views = TrainingViews(
+        [photo for photo, _ in labelled], config, model.backbone.mean, labels=multi_hot, uniforms=config.local_crops
+    )
     say(f"{len(labelled)} photos, {len(labels.classes)} classes, {config.backbone} on {devices(runtime.device)}")
     consolidation = None
     most = max(len(classes) for _, classes in labelled)
@@ -74,7 +76,7 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
             folder=folder,
             config=config,
             classes=labels.classes,
-            photos=[photo.name for photo in photos],
+            photos=photos,
             model=model,
             groups=parameter_groups(model.backbone, model, config.lr),
             step=objective,

@@ -113,16 +113,20 @@ def test_an_interrupted_overwrite_is_ended_by_the_next_to_come(ours, monkeypatch
 
 
 def test_a_folder_is_looked_at_without_a_trace(ours, tmp_path):
-    runs.check_usable(tmp_path / "new", False)
-    runs.check_usable(ours, True)
-    with pytest.raises(StclError, match="is not empty"):
-        runs.check_usable(ours, False)
+    runs.check_usable(tmp_path / "new", False, "-o")
+    runs.check_usable(ours, True, "-o")
+    with pytest.raises(StclError, match="is not empty; give --resume, --overwrite or another folder with --overlays"):
+        runs.check_usable(ours, False, "--overlays")
     assert not (tmp_path / "new").exists()
 
 
 def test_config_round_trip(ours):
     written = json.loads((ours / "config.json").read_text())
     assert written == {"command": "refine", "stcl": stcl_cli.__version__, "images": "photos", "low": 0.3}
+    assert runs.read_sources(ours) == {}
+    runs.write_config(ours, "refine", {"images": "photos", "low": 0.3}, {"cams": "01234567"})
+    assert runs.read_sources(ours) == {"cams": "01234567"}
+    assert runs.read_config(ours)[1] == {"images": "photos", "low": 0.3}
     for path in (ours, ours / "config.json"):
         assert runs.read_config(path) == ("refine", {"images": "photos", "low": 0.3})
         assert runs.read_config(path, "refine") == ("refine", {"images": "photos", "low": 0.3})

@@ -83,6 +83,11 @@ def test_names_that_are_no_backbone(name, reason):
     assert "\n" not in str(caught.value)
 
 
+def test_a_network_that_nobody_trained():
+    with pytest.raises(BackboneError, match="there are no pretrained weights of stcl_tiny; give --no-pretrained"):
+        Backbone("stcl_tiny", pretrained=True)
+
+
 @pytest.mark.parametrize("aux_layer", [-5, 0, 1])
 def test_auxiliary_layers_that_are_not_there(aux_layer):
     with pytest.raises(BackboneError, match=r"the 3 blocks of stcl_tiny: give -3 to -1"):

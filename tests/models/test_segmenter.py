@@ -37,6 +37,21 @@ def test_smp_encoders_take_local_weights_of_the_whole_classifier(tmp_path):
         SmpSegmenter("fpn", "resnet18", 3, weights=file)
 
 
+@pytest.mark.parametrize(
+    ("arch", "encoder"), [("dpt", "vit_tiny_patch16_224"), ("dpt", "resnet18"), ("pan", "resnet18")]
+)
+def test_they_take_photos_of_any_size(arch, encoder):
+    model = SmpSegmenter(arch, encoder, 3).eval()
+    with torch.inference_mode():
+        for size in ((224, 224), (128, 160), (96, 512), (32, 64)):
+            assert model(torch.zeros(1, 3, *size)).shape == (1, 4, *size)
+
+
+def test_dpt_needs_patches_that_divide_the_size():
+    with pytest.raises(BackboneError, match="dpt cannot be made with 'vit_small_patch14_dinov2': its patches do not"):
+        SmpSegmenter("dpt", "vit_small_patch14_dinov2", 3)
+
+
 @pytest.mark.parametrize("encoder", ["no_such_net", "vit_tiny_patch16_224"])
 def test_encoders_that_do_not_go_with_the_architecture(encoder):
     with pytest.raises(BackboneError, match=f"unet cannot be made with the timm encoder '{encoder}'") as caught:

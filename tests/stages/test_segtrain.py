@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from stcl_cli.config import SegtrainConfig
 from stcl_cli.errors import StclError
 from stcl_cli.formats.masks import read_mask, write_mask
-from stcl_cli.formats.memories import read_photo_names
+from stcl_cli.formats.photo_labels import read_photo_labels
 from stcl_cli.stages import segtrain
 
 NAMES = ("a", "sub dir/bär 01", "sub dir/c.v1")
@@ -55,7 +55,7 @@ def test_a_training_goes_on_with_its_own_photos_alone(trained, tmp_path):
     segtrain.run(replace(config, resume=True))
     (tmp_path / "masks" / "a.png").unlink()
     segtrain.run(replace(config, resume=True))  # has ended, and stays as it is
-    assert read_photo_names(tmp_path / "seg") == list(NAMES)
+    assert list(read_photo_labels(tmp_path / "seg")) == list(NAMES)
 
 
 def test_a_network_that_pools_to_one_pixel_needs_two_photos(trained, tmp_path):
@@ -70,3 +70,13 @@ def test_a_network_that_pools_to_one_pixel_needs_two_photos(trained, tmp_path):
         segtrain.run(config)
     assert not (tmp_path / "seg").exists()
     segtrain.run(replace(config, accumulate=1))
+
+
+def test_a_small_crop_of_one_photo_is_too_little_to_norm(trained, tmp_path):
+    config = SegtrainConfig(
+        images=str(trained.photos), masks=str(trained.root / "truth"), output=str(tmp_path / "seg"), arch="unet",
+        encoder="mobilenetv3_small_050", pretrained=False, device="cpu", iterations=1, crop_size=32, batch_size=1,
+    )  # fmt: skip
+    with pytest.raises(StclError, match=r"--arch unet: norms over a batch, of at least 2 photos; raise --batch"):
+        segtrain.run(config)
+    segtrain.run(replace(config, crop_size=64))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from stcl_cli.config import TrainConfig
 from stcl_cli.errors import StclError
 from stcl_cli.formats.masks import read_mask, write_mask
-from stcl_cli.formats.memories import read_photo_names
+from stcl_cli.formats.photo_labels import read_photo_labels
 from stcl_cli.stages import train
 
 
@@ -112,7 +112,7 @@ def test_it_measures_on_photos_that_it_does_not_train_on(config, trained, tmp_pa
     train.run(replace(config, iterations=2, val_masks=str(trained.root / "truth"), **lists))
     assert all(0 < line["val_miou"] < 1 for line in records(tmp_path / "run") if "val_miou" in line)
     assert (tmp_path / "run" / "checkpoints" / "best.safetensors").is_file()
-    assert read_photo_names(tmp_path / "run") == ["a", "sub dir/bär 01"]
+    assert list(read_photo_labels(tmp_path / "run")) == ["a", "sub dir/bär 01"]
 
 
 def test_a_training_goes_on_with_its_own_photos_alone(config, trained, tmp_path):
@@ -121,7 +121,7 @@ def test_a_training_goes_on_with_its_own_photos_alone(config, trained, tmp_path)
     config = replace(config, images=str(tmp_path / "photos"), labels=str(tmp_path / "labels.csv"))
     with stopped_after(2, train):
         train.run(config)
-    names = read_photo_names(tmp_path / "run")
+    names = list(read_photo_labels(tmp_path / "run"))
     shutil.copy(tmp_path / "photos" / "a.jpg", tmp_path / "photos" / "0.jpg")
     with (tmp_path / "labels.csv").open("a") as file:
         file.write("0,cat\n")
@@ -133,7 +133,7 @@ def test_a_training_goes_on_with_its_own_photos_alone(config, trained, tmp_path)
     train.run(replace(config, resume=True))
     shutil.copy(tmp_path / "photos" / "a.jpg", tmp_path / "photos" / "0.jpg")
     train.run(replace(config, resume=True))  # has ended, and stays as it is
-    assert read_photo_names(tmp_path / "run") == names == ["a", "sub dir/bär 01", "sub dir/c.v1"]
+    assert list(read_photo_labels(tmp_path / "run")) == names == ["a", "sub dir/bär 01", "sub dir/c.v1"]
 
 
 def test_a_bad_photo_is_skipped_and_named(config, trained, tmp_path):

@@ -30,7 +30,7 @@ def test_the_folder_that_holds_voc_s(tmp_path, folder):
 
 def test_names_from_the_command_line(folder):
     assert read_labels(folder, ["dog", "emu", "cat"], "masks").by_name["a"] == (0, 2)
-    with pytest.raises(StclError, match=r"masks: no classes.txt in or beside it; name the classes with --classes"):
+    with pytest.raises(StclError, match=r"masks: no classes.txt in or beside it; write one, a class a line"):
         read_labels(folder, None, "masks")
     with pytest.raises(StclError, match=r"a.png: holds class 3, but 2 are known; name them all"):
         read_labels(folder, ["dog", "emu"], "masks")

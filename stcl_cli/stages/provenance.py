@@ -1,0 +1,88 @@
+"""What an output folder was made from: a resumed run goes on with the same, and none deletes what it needs itself."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from stcl_cli.config import Folder, RunConfig
+from stcl_cli.errors import StclError
+from stcl_cli.formats.checksum import checksum
+from stcl_cli.formats.classes import CLASSES, read_classes
+from stcl_cli.formats.files import shown, some, to_json
+from stcl_cli.formats.photo_labels import PhotoLabels
+from stcl_cli.formats.runs import CONFIG, made_by_stcl, read_config, read_sources
+
+# Fields that say where or how fast a run goes, not what comes out of it: they may change when it is resumed.
+FREE_ON_RESUME = {
+    *("resume", "overwrite", "output", "overlays"),
+    *("device", "workers", "save_every", "log_every", "checkpointing", "compile"),
+}
+
+
+def sources_of(config: Folder | RunConfig, labels: PhotoLabels | None = None) -> dict[str, str]:
+    """A check value of each folder of stcl that is an input, by the option's name, and of the labels.
+
+    It is one of how that folder was made, not of its files: of the options that matter, and of its own sources.
+    """
+    sources = {name: _made_how(path) for name, path in _inputs(config) if made_by_stcl(path)}
+    return sources if labels is None else sources | {"labels": checksum(to_json(labels), {})}
+
+
+def check_overwrite(folder: Path, command: str, config: Folder | RunConfig) -> None:
+    """StclError if emptying `folder` would delete an input, or what another command made."""
+    if made_by_stcl(folder):
+        read_config(folder, command)
+    for _, path in _inputs(config):
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise StclError(f"{shown(path)}: --overwrite would delete this input, with all in {shown(folder)}; "
+                            "choose another -o")  # fmt: skip
+
+
+def check_same(folder: Path, command: str, values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+    """StclError if `folder` was begun by another command, with other options, or from other folders of stcl."""
+    before = read_config(folder, command)[1]
+    for name, value in json.loads(to_json(values)).items():
+        if name not in FREE_ON_RESUME and before.get(name) != value:
+            raise StclError(
+                f"{shown(folder / CONFIG)}: was started with {name} = {before.get(name)}, not {value}; "
+                f"go on with --config {shlex.quote(shown(folder))}, do it anew with --overwrite, or give another -o"
+            )
+    for name, value in read_sources(folder).items():
+        if name != "labels" and sources.get(name) != value:  # labels are compared photo by photo
+            raise StclError(
+                f"{shown(folder)}: was begun with another {shown(str(values.get(name)))}, which has been made anew "
+                "since; do it anew too with --overwrite, or give another -o"
+            )
+
+
+def check_classes(folder: Path, classes: tuple[str, ...]) -> None:
+    """StclError if `folder` was begun with other classes."""
+    before = read_classes(folder / CLASSES) if (folder / CLASSES).is_file() else ()
+    if before and classes and before != classes:
+        new = [name for name in classes if name not in before]
+        gone = [name for name in before if name not in classes]
+        what = f"without {some(new)}" if new else f"with {some(gone)}" if gone else "in another order"
+        raise StclError(
+            f"{shown(folder)}: was begun with other classes ({what}); go on with those, do it anew with --overwrite, "
+            "or give another -o"
+        )
+
+
+def _inputs(config: Folder | RunConfig) -> Iterator[tuple[str, Path]]:
+    """(option's name, path) of what the command reads."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        is_path = field.metadata.get("path") and field.name not in ("output", "overlays")
+        if is_path and value not in (None, "-"):
+            yield field.name, Path(value)
+
+
+def _made_how(folder: Path) -> str:
+    command, values = read_config(folder)
+    lasting = {name: value for name, value in values.items() if name not in FREE_ON_RESUME}
+    return checksum(to_json([command, lasting, read_sources(folder)]), {})

@@ -1,0 +1,104 @@
+"""Through take_folder: no command deletes what it needs, and none goes on with what was made anew since."""
+
+import pytest
+
+from stcl_cli.config import CamConfig, RefineConfig, RunConfig, TrainConfig
+from stcl_cli.errors import StclError
+from stcl_cli.formats.photo_labels import write_photo_labels
+from stcl_cli.formats.runs import read_sources
+from stcl_cli.stages.output import MaskFolder, take_folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def train(labels=None, resume=False, **options):
+    config = TrainConfig(images="photos", labels="labels.csv", output="run", **options)
+    take_folder(config, "train", resume, labels=labels)
+
+
+def cam(resume=False, **options):
+    config = CamConfig(images="photos", model="run", output="cams", **options)
+    take_folder(config, "cam", resume)
+
+
+def refine(resume=False, **options):
+    config = RefineConfig(**{"cams": "cams", "images": "photos", "output": "masks"} | options)
+    take_folder(config, "refine", resume)
+
+
+@pytest.mark.parametrize("inside", ["out", "out/photos", "out/sub/../photos/a.txt"])
+def test_overwrite_does_not_delete_an_input(here, inside):
+    take_folder(RunConfig(images="photos", labels="labels.csv", output="out"), "run", False)
+    (here / "out" / "photos").mkdir()
+    (here / "out" / "photos" / "a.jpg").touch()
+    config = RunConfig(images=inside, labels="labels.csv", output="out", overwrite=True)
+    with pytest.raises(StclError, match=rf"^{inside}: --overwrite would delete this input, with all in out; choose"):
+        take_folder(config, "run", False)
+    assert (here / "out" / "photos" / "a.jpg").exists()
+
+
+def test_a_link_to_the_output_folder_is_seen_through(here):
+    refine()
+    (here / "masks" / "a.png").touch()
+    (here / "link").symlink_to("masks")
+    with pytest.raises(StclError, match="link: --overwrite would delete this input"):
+        refine(cams="link", overwrite=True)
+    assert (here / "masks" / "a.png").exists()
+
+
+def test_overwrite_does_not_delete_what_another_command_made(here):
+    cam()
+    (here / "cams" / "a.safetensors").touch()
+    with pytest.raises(StclError, match="cams: was made by stcl cam"):
+        refine(cams="others", output="cams", overwrite=True)
+    assert (here / "cams" / "a.safetensors").exists()
+
+
+def test_overlays_do_not_delete_what_another_command_made(here):
+    cam()
+    (here / "cams" / "a.safetensors").touch()
+    for cams in ("cams", "others"):
+        config = RefineConfig(cams=cams, images="photos", output="masks", overlays="cams", overwrite=True)
+        with pytest.raises(StclError, match=r"was made by stcl cam|would delete this input"):
+            MaskFolder(config, "refine", ("cat",))
+    assert (here / "cams" / "a.safetensors").exists()
+
+
+def test_what_was_made_anew_is_noticed_down_the_chain(here):
+    def chain(resume):
+        cam(resume=resume)
+        refine(resume=resume)
+
+    train({"a": ["cat"]})
+    chain(False)
+    train({"a": ["cat"]}, resume=True)
+    chain(True)
+    train({"a": ["cat"]}, overwrite=True, device="cpu")  # the same anew
+    chain(True)
+    train({"a": ["dog"]}, overwrite=True)
+    with pytest.raises(StclError, match=r"^cams: was begun with another run, which has been made anew since; do it"):
+        cam(resume=True)
+    cam(overwrite=True)
+    with pytest.raises(StclError, match=r"^masks: was begun with another cams, which"):
+        refine(resume=True)
+    refine(overwrite=True)
+    chain(True)
+    train({"a": ["dog"]}, overwrite=True, seed=1)
+    with pytest.raises(StclError, match=r"^cams: was begun with another run"):
+        cam(resume=True)
+
+
+def test_new_photos_leave_what_was_made_what_it_was(here):
+    train({"a": ["cat"]})
+    write_photo_labels(here / "run", {"a": ["cat"]})
+    cam()
+    before = read_sources(here / "run")
+    train({"a": ["cat"], "b": ["dog"]}, resume=True)
+    assert read_sources(here / "run") == before
+    cam(resume=True)
+    with pytest.raises(StclError, match="run: was begun with other labels of a"):
+        train({"a": ["dog"], "b": ["dog"]}, resume=True)
