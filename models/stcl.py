@@ -104,7 +104,8 @@ class Stcl(nn.Module):
             scores.append(self.logits(tokens)[0].float().unflatten(0, (2, -1)).mean(0))
             class_tokens.append(tokens.class_BD.unflatten(0, (2, -1))[1])
             if prototypes_BRD is not None:
-                cosine = tokens.key_BND.float() @ prototypes_BRD.repeat(2, 1, 1).transpose(1, 2)
+                with torch.autocast(tokens.key_BND.device.type, enabled=False):  # near classes differ little
+                    cosine = tokens.key_BND.float() @ prototypes_BRD.float().repeat(2, 1, 1).transpose(1, 2)
                 plain_cosine, mirror_cosine = to_map(cosine, tokens.grid).float().chunk(2)
                 cosines.append(resize((plain_cosine + mirror_cosine.flip(-1)) / 2, size))
             if tokens.grid > key_grid:

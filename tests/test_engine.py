@@ -53,7 +53,7 @@ def make_run(folder, *, batches=batches, bad_from=None, validate=None, finish=No
         folder=folder,
         config=config,
         classes=("cat",),
-        photos=["a", "b"],
+        photos={"a": [], "b": []},
         model=model,
         groups=[
             {"params": list(model[0].parameters()), "lr": 0.01},
@@ -296,3 +296,22 @@ def test_a_range_has_the_smaller_number_first():
     check_options(config)
     with pytest.raises(StclError, match=r"^--rescale 2 0.5: give the smaller one first$"):
         check_options(replace(config, rescale=(2.0, 0.5)))
+
+
+def test_gradients_are_clipped(tmp_path, monkeypatch):
+    run = make_run(tmp_path, iterations=3, log_every=1, dropout=0.0)
+    step, norms, update = run.step, [], torch.optim.AdamW.step
+
+    def steep(batch, progress):
+        loss, parts = step(batch, progress)
+        return 1e4 * loss, parts
+
+    def watched(optimizer, *given, **options):
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        norms.append(float(torch.stack([gradient.norm() for gradient in gradients]).norm()))
+        return update(optimizer, *given, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    fit(replace(run, step=steep))
+    assert norms == pytest.approx([5.0] * 3, rel=1e-4)
+    assert all(line["grad_norm"] > 5 for line in read_jsonl(tmp_path / LOG))

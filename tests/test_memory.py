@@ -57,6 +57,25 @@ def test_a_patch_on_a_prototype_is_that_class_and_one_on_background_is_none():
     assert (maps[0, :, 0].amax(0) > 0.7).tolist() == [False, True, True]
 
 
+def test_maps_by_hand():
+    """A softmax over background, ahead by the margin, and the classes, of four times the cosine over the distance."""
+    prototype = F.normalize(torch.tensor([[1.0, 0, 0], [0.8, 0.6, 0], [0.6, 0, 0.8]]), dim=1)  # 0.2 and 0.4 apart
+    bank = a_bank(prototype)._replace(trust_C=torch.ones(3))
+    cosine = torch.tensor([0.5, 0.6, 0.4])
+    maps, _ = memory_maps(cosine.view(1, 3, 1, 1), bank, torch.tensor([[0, 1]]))
+    weight = torch.exp(torch.tensor([0.5 + 0.2 * 0.3, 0.6, 0.4]) * 4 / 0.3)
+    torch.testing.assert_close(maps.flatten(), weight[1:] / weight.sum())
+
+
+def test_tokens_that_lie_close_together_give_the_same_maps():
+    """Where all have a large part in common, every 1 - cosine is a tenth of what it was."""
+    prototype = prototypes()
+    near = F.normalize(torch.cat([prototype, torch.full((C, 1), 3.0)], 1), dim=1)
+    maps, _ = memory_maps(cosines(prototype), a_bank(prototype), SLOTS)
+    close, _ = memory_maps((cosines(prototype) + 9) / 10, a_bank(near), SLOTS)
+    torch.testing.assert_close(close, maps, atol=1e-4, rtol=1e-4)
+
+
 def test_classes_without_a_prototype_and_a_memory_without_background_give_no_map():
     maps, trust = memory_maps(cosines(prototypes((1,))), a_bank(prototypes((1,))), SLOTS)
     assert (trust > 0).tolist() == [[False, True], [True, False]]

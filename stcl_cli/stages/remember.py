@@ -90,7 +90,10 @@ class Remember:
     def store(
         self, cams: CamPass, maps_BKhw: Tensor, slots_BK: Tensor, valid_BHW: Tensor, index_B: Tensor, progress: float
     ) -> None:
-        """After the loss was computed: the memory does not yet hold the batch it is asked about."""
+        """After the loss was computed: the memory does not yet hold what it is asked about.
+
+        With --accumulate that is a part of the batch; the parts before it are in the memory.
+        """
         regions = self.regions(maps_BKhw, slots_BK, valid_BHW, cams.key_grid)
         embedding_BRE = region_embeddings(cams.key_BNE, regions.masks_BRN, self.bank.prototype[0])
         probability_BK = _probabilities(cams.logits_BC, slots_BK)

@@ -122,6 +122,9 @@ def test_of_many_classes_the_hardest_are_read(monkeypatch):
     anchor, own, confidence, negative = anchors(2, classes=30)
     read = module._classes_to_read(anchor, own, bank)
     assert {0, *own.tolist()} <= set(read.tolist())
+    most_alike = (anchor @ bank.prototype_CE.t()).amax(0)
+    others = [c for c in most_alike.argsort(descending=True).tolist() if c not in {0, *own.tolist()}]
+    assert read.tolist() == sorted({0, *own.tolist(), *others[: len(read) - len({0, *own.tolist()})]})
     assert len(read) == len(own.unique()) + 2
     assert memory_contrast(anchor, own, confidence, negative, bank).isfinite()
 

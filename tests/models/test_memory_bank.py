@@ -82,6 +82,31 @@ def test_an_outlier_is_refused_by_the_adaptive_update_only():
         assert bank.view().filled_CM[1].sum() == kept
 
 
+def test_the_gate_against_a_naive_one():
+    """An entry passes within a standard deviation of the running mean of its class's cosines, or above."""
+    torch.manual_seed(0)
+    bank, moments, refused = MemoryBank(3, WIDTH, slots=64), {}, 0
+    for step in range(12):
+        class_R = torch.randint(1, 3, (5,))
+        embedding_RE = F.normalize(torch.tensor([1.0, 0, 0, 0]) + 0.4 * torch.randn(5, WIDTH), dim=1)
+        prototype_CE = bank.prototype.clone()
+        bank.update(Entries(embedding_RE, class_R, torch.full((5,), 0.9), 100 * step + torch.arange(5)), step)
+        for c in (1, 2):
+            cosines = {100 * step + r: float(embedding_RE[r] @ prototype_CE[c]) for r in range(5) if class_R[r] == c}
+            kept = set(cosines)
+            if prototype_CE[c].any() and cosines:
+                mean, square = moments.get(c, (0.0, 0.0))
+                deviation = max(square - mean**2, 0) ** 0.5
+                kept = {photo for photo, cosine in cosines.items() if cosine >= mean - deviation}
+                new = [sum(v**power for v in cosines.values()) / len(cosines) for power in (1, 2)]
+                moments[c] = [0.95 * old + 0.05 * one for old, one in zip((mean, square), new, strict=True)]
+                moments[c] = moments[c] if square else new
+            refused += len(cosines) - len(kept)
+            photo_M = bank.photo[c]
+            assert set(photo_M[photo_M >= 100 * step].tolist()) == kept
+    assert 5 < refused < 30
+
+
 @pytest.mark.parametrize(("adaptive", "kept"), [(True, [0.4, 0.7]), (False, [0.2, 0.3])])
 def test_of_more_entries_than_slots_in_one_batch_the_best_or_the_last_are_kept(adaptive, kept):
     bank = MemoryBank(2, WIDTH, slots=2, adaptive=adaptive)

@@ -109,3 +109,15 @@ def test_top_share_averages_the_strongest_activations():
     activations = tokens.patch_BND.double() @ network.classifier.weight.double().T
     expected = activations.sort(dim=1, descending=True).values[:, :4].mean(1)  # a quarter of 16 tokens
     torch.testing.assert_close(network.logits(tokens)[0].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_cosines_keep_their_digits_under_bf16(model, images, monkeypatch):
+    """In bf16 those to prototypes that lie close together would be one number."""
+    kinds = []
+    monkeypatch.setattr(
+        "stcl_models.stcl.to_map", lambda tokens, grid: kinds.append(tokens.dtype) or to_map(tokens, grid)
+    )
+    prototypes = torch.nn.functional.normalize(torch.randn(2, 5, model.backbone.width), dim=-1)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.cam_pass(images, (1.0,), (6, 4), prototypes_BRD=prototypes)
+    assert kinds[-1] == torch.float32

@@ -31,6 +31,19 @@ def test_a_mask_of_the_photo_s_size_for_every_photo(run, tmp_path):
         assert item["classes"] == [names[value] for value in np.unique(mask_HW) if value]
 
 
+def test_scales_and_mirror_images_are_those_asked_for(run, monkeypatch):
+    asked, compute = [], predict.photo_scores
+
+    def watched(model, runtime, photos, scales, flip):
+        asked.append((tuple(scales), flip))
+        return compute(model, runtime, photos, scales, flip)
+
+    monkeypatch.setattr(predict, "photo_scores", watched)
+    run(scales=(0.5, 1.0), flip=False)
+    run(overwrite=True)
+    assert set(asked) == {((0.5, 1.0), False), (PredictConfig.scales, PredictConfig.flip)}
+
+
 def test_what_is_kept_until_a_mask_is_written():
     scores = torch.rand(5, 30, 40).round(decimals=1)  # with many equal ones
     mask = predict._smallest(scores, max_side=41)
