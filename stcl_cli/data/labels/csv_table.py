@@ -18,6 +18,7 @@ from stcl_cli.data.labels.rows import (
     Table,
     check_known,
     class_names,
+    key_of,
     split_names,
     uploaded_file,
 )
@@ -83,7 +84,7 @@ def _delimiter(text: str) -> str:
     first = next((line[0] for line in _LINES.finditer(text) if line[0].strip()), "")
     found = [mark for mark in _JOINERS if mark in first] or [","]
     for mark in found:
-        cell = first.split(mark)[0].strip().strip('"').casefold()
+        cell = key_of(first.split(mark)[0].strip().strip('"'))
         if cell in IMAGE_KEYS | LABEL_KEYS or cell.endswith(SUFFIXES):
             return mark
     return found[0]
@@ -126,7 +127,7 @@ class _Lines:
 
 
 def _keys(line: _Line) -> list[str]:
-    return [cell.strip().casefold() for cell in line.cells]
+    return [key_of(cell) for cell in line.cells]
 
 
 class _Names:

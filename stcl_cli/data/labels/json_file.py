@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from stcl_cli.data.labels.rows import IMAGE_KEYS, LABEL_KEYS, Row, Table, class_names, is_flags, uploaded_file
+from stcl_cli.data.labels.rows import IMAGE_KEYS, LABEL_KEYS, Row, Table, class_names, is_flags, key_of, uploaded_file
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import clean_name
 from stcl_cli.formats.files import read_text, shown
@@ -79,7 +79,7 @@ def read(value: Any, file: str) -> Table:
         if labels:  # Label Studio leaves the key out where nothing was chosen
             rows.append(Row(origin, name, [one for key in labels for one in class_names(item.get(key), origin)]))
             continue
-        flags = {key: flag for key, flag in item.items() if key.casefold() not in IMAGE_KEYS}
+        flags = {key: flag for key, flag in item.items() if key_of(key) not in IMAGE_KEYS}
         if not flags or not is_flags(flags.values()):
             raise StclError(f'{origin}: has no key "labels"; name the key with its classes so')
         rows.append(Row(origin, name, class_names(flags, origin)))
@@ -90,7 +90,7 @@ def read(value: Any, file: str) -> Table:
 def image_of(item: dict[str, Any], origin: str) -> str:
     """The photo's name under one of the keys that people give it."""
     for key, value in item.items():
-        if key.casefold() in IMAGE_KEYS and isinstance(value, str | int):
+        if key_of(key) in IMAGE_KEYS and isinstance(value, str | int):
             return uploaded_file(str(value))
     raise StclError(f'{origin}: has no key "image"; name the key with its photo so')
 
@@ -101,12 +101,12 @@ def _label_keys(items: list[Any]) -> list[str]:
     for item in items:
         if isinstance(item, dict):
             for key in item:
-                if key.casefold() in LABEL_KEYS:
+                if key_of(key) in LABEL_KEYS:
                     keys[key] = keys.get(key, False) or not isinstance(item[key], int | float)
     return [key for key, named in keys.items() if named or not any(keys.values())]
 
 
 def _is_object(value: dict[str, Any]) -> bool:
     """Whether a dictionary is one object of JSON lines, not a table of photos: a single line may be either."""
-    keys = [key.casefold() for key in value]
+    keys = [key_of(key) for key in value]
     return not IMAGE_KEYS.isdisjoint(keys) and not LABEL_KEYS.isdisjoint(keys)

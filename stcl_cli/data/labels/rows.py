@@ -18,13 +18,19 @@ from stcl_cli.formats.files import shown
 # Names of the columns or keys that hold a photo and its classes, in the label files people and tools write.
 # fmt: off
 IMAGE_KEYS = frozenset({
-    "image", "images", "image_id", "image_name", "image_path", "img", "file", "files", "filename", "file_name",
-    "file_path", "filepath", "name", "photo", "path",
+    "image", "images", "image_id", "image_name", "image_path", "image_file", "image_filename", "img", "file", "files",
+    "filename", "file_name", "file_path", "filepath", "name", "photo", "photo_name", "path",
 })
 LABEL_KEYS = frozenset({
-    "label", "labels", "class", "classes", "class_name", "category", "categories", "tag", "tags", "choice", "choices",
+    "label", "labels", "class", "classes", "class_name", "class_label", "label_name", "category", "category_name",
+    "categories", "tag", "tags", "choice", "choices",
 })
 # fmt: on
+
+
+def key_of(text: str) -> str:
+    """A column's or key's name as those above are written: 'Image Name' is image_name."""
+    return "_".join(text.casefold().split())
 
 
 class Row(NamedTuple):

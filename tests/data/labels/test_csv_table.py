@@ -22,7 +22,7 @@ def read(tmp_path):
 PAIRS = Labels(("cat", "dog"), {"a.jpg": (0,), "sub/b": (0, 1), "c": ()})
 
 
-@pytest.mark.parametrize("header", ["", "image,labels\n", "\ufeffFile_Name, Classes\r\n"])
+@pytest.mark.parametrize("header", ["", "image,labels\n", "\ufeffFile_Name, Classes\r\n", "Image Name,Class Label\n"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_pairs(read, header, end, encoding):
@@ -53,7 +53,9 @@ def test_classes_called_0_and_1(read):
     assert read("image,label\na,0\nb,1\n") == Labels(("0", "1"), {"a": (0,), "b": (1,)})
 
 
-@pytest.mark.parametrize("header", ["filename,species", "id,label", "ID,breed", "bild,Klasse;class", "whatever,labels"])
+@pytest.mark.parametrize(
+    "header", ["filename,species", "id,label", "ID,breed", "Photo  Name,Breed", "bild,Klasse;class", "whatever,labels"]
+)
 def test_a_header_of_which_one_word_is_known(read, header):
     header = header.replace("Klasse;", "")
     assert read(f"{header}\na.jpg,cat\nb,dog;cat\n") == Labels(("cat", "dog"), {"a.jpg": (0,), "b": (0, 1)})

@@ -110,3 +110,8 @@ def test_a_key_that_is_there_twice_among_many_is_found_at_once(tmp_path):
     with pytest.raises(StclError, match="has the key '199999' twice"):
         load(path)
     assert time.process_time() - started < 10
+
+
+def test_keys_in_several_words(tmp_path):
+    (tmp_path / "labels.json").write_text('[{"File Name": "a.jpg", "Class Label": "cat"}]')
+    assert read_labels(tmp_path / "labels.json", None) == Labels(("cat",), {"a.jpg": (0,)})
