@@ -55,7 +55,7 @@ class TrainConfig(Training):
     top_share: float = option(
         0.0,
         "0: class scores by global max pooling. Above: by the mean of this share of the tokens, those that activate a "
-        "class most; it learns faster from random weights.",
+        "class most; it learns faster from random weights, and far slower from pretrained ones.",
         range=SHARE,
     )
     # schedule

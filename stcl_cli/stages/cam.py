@@ -42,8 +42,9 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
         given = {photo.name: labels for photo, labels in matched}
         skipped = skipped + [(photo.name, f"no label in {config.labels}") for photo in unlabelled]
     asked = {name: [info.classes[label] for label in labels] for name, labels in given.items()}
-    folder, failures = open_folder(config, "cam", info.classes, asked if config.labels else None)
-    add_photo_labels(folder, asked)
+    folder, failures = open_folder(config, "cam", info.classes, asked or None)
+    if asked:
+        add_photo_labels(folder, asked)
     mine = failures.shard.mine
     skipped = [(name, reason) for name, reason in skipped if mine(name)]
     skip(failures, skipped)

@@ -66,7 +66,7 @@ def test_a_killed_rank_ends_the_other_and_both_resume(place, peaceful, two_ranks
     if killed.code == -signal.SIGKILL:
         Counts.kills += 1
         assert other.code == 1, other.err
-        assert "process" in other.err.splitlines()[-1]
+        assert "process" in other.err.splitlines()[-1], other.err
         assert "go on with --resume" in other.err.splitlines()[-1]
         assert other.seconds - killed.seconds < 60
     assert [process.wait().code for process in start_ranks(place, " --resume")] == [0, 0]

@@ -69,7 +69,7 @@ def test_find_classes(tmp_path):
     folders = [tmp_path / "a" / "masks", tmp_path / "b" / "masks"]
     for folder in folders:
         folder.mkdir(parents=True)
-    with pytest.raises(StclError, match=r"masks nor .*masks: no classes.txt .*--classes"):
+    with pytest.raises(StclError, match=r"masks nor .*masks: no classes.txt .*; write one, a class a line"):
         classes.find_classes(None, *folders)
     classes.write_classes(tmp_path / "b" / "classes.txt", ["beside"])
     assert classes.find_classes(None, *folders) == ("beside",)
