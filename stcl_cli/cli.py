@@ -42,6 +42,8 @@ def _command(config_class: type, stage: str, *, name: str, items: bool = False) 
             console = importlib.import_module("stcl_cli.console")
             verbosity = click.get_current_context().meta.get("stcl.verbosity", 0)
             console.set_verbosity(-1 if launch().rank else verbosity)  # of processes started together, one speaks
+            if launch().ranks > 1:  # before torch: of a process that has gone the others would print C++ frames
+                os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
             settings = config_class(**values)
             console.detail(f"stcl {__version__} {name} {to_json(dataclasses.asdict(settings))}")
             listeners = (_print_item(as_json),) if items else ()

@@ -17,7 +17,7 @@ settings.load_profile("stcl")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Before torch is there: how many threads it starts, and whether it sees a GPU.
+    """Before torch is there: how many threads it starts, whether it sees a GPU, and what its C++ says of lost ranks.
 
     Where autograd sees a GPU it starts threads, and a process forked after that may not run a backward pass. So only
     `pytest -m cuda` sees one.
@@ -25,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # not in the process that starts them, whose environment they get
         threads = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as in cli.py; tests fork processes that have torch already
     if config.option.markexpr != "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -312,3 +312,13 @@ def test_any_of_the_stages_or_none_to_measure(stcl):
     result = stcl("bench", "export")
     assert result.exit_code == 2
     assert "'train', 'cam', 'refine', 'segtrain', 'predict'" in result.output
+
+
+def test_processes_started_together_do_not_print_frames_of_c(monkeypatch, tmp_path):
+    monkeypatch.delenv("TORCH_CPP_LOG_LEVEL", raising=False)
+    CliRunner().invoke(main, ["check", str(tmp_path)])
+    assert "TORCH_CPP_LOG_LEVEL" not in os.environ
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    CliRunner().invoke(main, ["check", str(tmp_path)])
+    assert os.environ["TORCH_CPP_LOG_LEVEL"] == "ERROR"

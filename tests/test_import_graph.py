@@ -51,7 +51,9 @@ LAYERS = [
     {"errors", "config", "stcl_cli"},
 ]
 CHAINS = {"stcl_cli.stages.run", "stcl_cli.stages.bench", "stcl_cli.stages.demo"}  # they run the other stages
-SHARED_BY_STAGES = {f"stcl_cli.stages.{name}" for name in ("output", "provenance", "objective", "remember", "consolidate")}
+SHARED_BY_STAGES = {
+    f"stcl_cli.stages.{name}" for name in ("output", "provenance", "objective", "remember", "consolidate")
+}
 
 
 def read_modules() -> dict[str, str]:
