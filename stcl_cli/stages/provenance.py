@@ -39,8 +39,9 @@ def check_overwrite(folder: Path, command: str, config: Folder | RunConfig) -> N
         read_config(folder, command)
     for _, path in _inputs(config):
         if path.resolve().is_relative_to(folder.resolve()):
-            raise StclError(f"{shown(path)}: --overwrite would delete this input, with all in {shown(folder)}; "
-                            "choose another -o")  # fmt: skip
+            raise StclError(
+                f"{shown(path)}: --overwrite would delete this input, with all in {shown(folder)}; choose another -o"
+            )
 
 
 def check_same(folder: Path, command: str, values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
