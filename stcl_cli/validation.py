@@ -41,8 +41,8 @@ def cam_validation(
 
     `table` holds the labels, also of photos that are not trained on.
     """
-    if config.val_masks is None:
-        return _no_list(config)
+    if not _measures(config):
+        return None
     masks, missing = _photos_with_masks(config)
     labels = {photo.name: shows for photo, shows in match_labels(list(masks), table).labelled}
     if config.val_list is not None:
@@ -78,8 +78,8 @@ def segmentation_validation(
     model: torch.nn.Module, config: SegtrainConfig, runtime: Runtime, classes: tuple[str, ...]
 ) -> Validation | None:
     """mIoU of the model's own predictions, one scale, no mirror image; None without --val-masks."""
-    if config.val_masks is None:
-        return _no_list(config)
+    if not _measures(config):
+        return None
     masks, missing = _photos_with_masks(config)
     true = true_classes(classes, config.val_masks)
     count = len(true.names)
@@ -102,10 +102,11 @@ def segmentation_validation(
     return measure
 
 
-def _no_list(config: Training) -> None:
-    """StclError if there is a list of photos to measure on and no masks."""
-    if config.val_list is not None:
+def _measures(config: Training) -> bool:
+    """Whether there are true masks. StclError if there is a list of photos to measure on without."""
+    if config.val_masks is None and config.val_list is not None:
         raise StclError(f"--val-list {shown(config.val_list)}: give the true masks too, with --val-masks")
+    return config.val_masks is not None
 
 
 def _photos_with_masks(config: Training) -> tuple[dict[Photo, Path], list[tuple[str, str]]]:

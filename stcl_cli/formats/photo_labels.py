@@ -10,7 +10,7 @@ from stcl_cli.formats.files import read_json, shown, some, write_json
 from stcl_cli.formats.locks import one_at_a_time
 
 PHOTOS = "photos.json"
-PhotoLabels = Mapping[str, Sequence[str]]  # names of the classes by the photo's name; a memory bank counts the photos
+PhotoLabels = Mapping[str, Sequence[str]]  # classes by the photo's name, in the order a memory bank counts
 
 
 def write_photo_labels(folder: Path, labels: PhotoLabels) -> None:

@@ -58,9 +58,8 @@ def open_output(
     may_be_used = resume or overwrite or shard != ALL
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _entries(
-            folder, may_be_used, option
-        )  # before the lock, which should leave no trace in a folder that is not ours
+        # Before the lock, which should leave no trace in a folder that is not ours.
+        _entries(folder, may_be_used, option)
         alone = lock_folder(folder, shard)
         entries = _entries(folder, may_be_used, option)
         if overwrite or (alone and (folder / _EMPTYING).exists()):
