@@ -8,6 +8,7 @@ from hypothesis import settings
 from PIL import Image
 
 from stcl_cli.config import SegtrainConfig, TrainConfig
+from stcl_cli.console import set_verbosity
 from stcl_cli.formats.locks import release_all
 from stcl_cli.formats.masks import write_mask
 
@@ -34,10 +35,11 @@ NAMES = ("a", "sub dir/bär 01", "sub dir/c.v1")
 
 
 @pytest.fixture(autouse=True)
-def _no_locks_left():
-    """A process keeps its output folders; a test stands for a process."""
+def _like_a_process():
+    """A process keeps its output folders, and stays as quiet as it was told to be; a test stands for a process."""
     yield
     release_all()
+    set_verbosity(0)
 
 
 class Trained(NamedTuple):

@@ -312,7 +312,7 @@ def test_strips_of_a_much_larger_photo_give_the_area_average(tmp_path, monkeypat
 def test_a_large_photo_is_in_memory_once(tmp_path):
     """What 36 megapixels, 144 MB as Pillow holds them, add to the memory of a process."""
     Image.new("RGB", (6000, 6000), (9, 99, 199)).save(tmp_path / "x.png", compress_level=1)
-    code = """if True:
+    code = r"""if True:
         import re, sys
         from stcl_cli.data.photos import read_photo
         peak = lambda: int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])  # KiB
