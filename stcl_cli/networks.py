@@ -9,7 +9,7 @@ import sysconfig
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -21,6 +21,8 @@ from stcl_cli.formats.files import shown
 from stcl_models.backbone import Backbone, BackboneError
 from stcl_models.segmenter import SmpSegmenter, VitSegmenter
 from stcl_models.stcl import Stcl
+
+LAYER_DECAY = 0.75  # from pretrained weights; as MAE (He et al., CVPR 2022) fine-tunes
 
 AnyConfig = TypeVar("AnyConfig", TrainConfig, SegtrainConfig)
 Network = TypeVar("Network", bound=nn.Module)
@@ -115,11 +117,29 @@ def default_encoder(config: SegtrainConfig) -> str:
     return "vit_base_patch16_224.augreg_in21k_ft_in1k" if config.arch == "vit" else "resnet50"
 
 
-def parameter_groups(backbone: nn.Module, model: nn.Module, lr: float) -> list[dict]:
-    """The backbone at `lr`, everything on it at ten times that (ToCo)."""
+def parameter_groups(
+    backbone: nn.Module, model: nn.Module, lr: float, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
+    """The backbone at `lr`, everything on it at ten times that (ToCo).
+
+    Each block of a ViT learns at `layer_decay` times the rate of the next one, what comes before the blocks as one more
+    (ELECTRA, Clark et al., ICLR 2020; BEiT, Bao et al., ICLR 2022): pretrained weights keep what they know of objects.
+    """
+    by_rate: dict[float, list[nn.Parameter]] = {lr: []}  # first what learns at `lr`, for the log
+    for name, parameter in backbone.named_parameters():
+        above = 0 if layer_decay == 1 else _blocks_above(name, len(backbone.vit.blocks))
+        by_rate.setdefault(lr * layer_decay**above, []).append(parameter)
     own = {id(p) for p in backbone.parameters()}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
-    return [{"params": list(backbone.parameters()), "lr": lr}, {"params": rest, "lr": 10 * lr}]
+    return [{"params": params, "lr": rate} for rate, params in [*by_rate.items(), (10 * lr, rest)]]
+
+
+def _blocks_above(name: str, depth: int) -> int:
+    """How many of a ViT's blocks follow the one that a parameter of a Backbone is in; none what norms their tokens."""
+    _, part, *inner = name.split(".")
+    if part == "blocks":
+        return depth - 1 - int(inner[0])
+    return 0 if part in ("norm", "fc_norm") else depth
 
 
 def _config_of(checkpoint: Checkpoint, config_class: type[AnyConfig]) -> AnyConfig:

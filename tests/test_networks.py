@@ -109,6 +109,23 @@ def test_everything_that_learns_is_in_one_group_and_heads_learn_faster():
     assert len(slow["params"]) == len(list(model.backbone.parameters()))
 
 
+def test_with_a_layer_decay_each_block_learns_slower_than_the_next_one():
+    model = build_stcl(TRAIN, 2)
+    groups = parameter_groups(model.backbone, model, 1e-4, 0.5)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert len(rates) == sum(len(group["params"]) for group in groups)
+    assert rates.keys() == {id(p) for p in model.parameters() if p.requires_grad}
+    vit, depth = model.backbone.vit, len(model.backbone.vit.blocks)
+    assert groups[0]["lr"] == 1e-4  # which the log shows
+    for index, block in enumerate(vit.blocks):
+        expected = 1e-4 * 0.5 ** (depth - 1 - index)
+        assert all(rates[id(p)] == pytest.approx(expected) for p in block.parameters())
+    for early in (vit.pos_embed, vit.cls_token, *vit.patch_embed.parameters()):
+        assert rates[id(early)] == pytest.approx(1e-4 * 0.5**depth)
+    assert rates[id(vit.norm.weight)] == 1e-4
+    assert rates[id(model.classifier.weight)] == pytest.approx(1e-3)
+
+
 @pytest.mark.parametrize(("build", "config"), [(build_stcl, TRAIN), (build_segmenter, SEGTRAIN)])
 def test_checkpointing_gives_the_same_gradients_and_keeps_less(build, config, tmp_path):
     torch.manual_seed(0)

@@ -64,6 +64,12 @@ class TrainConfig(Training):
     crop_size: int = option(448, "Side of the square training crop, in pixels.", range=COUNT)
     rescale: tuple[float, float] = option((0.5, 2.0), "Range of the random rescaling before the crop.", range=POSITIVE)
     lr: float = option(6e-5, "Learning rate of the backbone; heads and decoder take ten times that.", range=POSITIVE)
+    layer_decay: float | None = option(
+        None,
+        "Learning rate of each of the backbone's blocks as a share of the next one's, so that pretrained weights keep "
+        "what they know of objects; 1: the same for all. [default: 0.75, from random weights 1]",
+        range=SHARE,
+    )
     weight_decay: float = option(0.01, "AdamW's weight decay.", range=NOT_NEGATIVE)
     warmup: float = option(0.075, "Share of the run in which the learning rate rises.", range=SHARE)
     contrast_start: float = option(

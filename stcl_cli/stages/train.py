@@ -13,7 +13,7 @@ from stcl_cli.data.loader import TrainingViews, training_batches
 from stcl_cli.distributed import check_same, devices, joined, rank
 from stcl_cli.engine import Run, check_options, fit
 from stcl_cli.errors import StclError
-from stcl_cli.networks import build_stcl, compile_blocks, parameter_groups
+from stcl_cli.networks import LAYER_DECAY, build_stcl, compile_blocks, parameter_groups
 from stcl_cli.runtime import Runtime, make_runtime, seed_everything
 from stcl_cli.stages.consolidate import consolidate
 from stcl_cli.stages.objective import Objective
@@ -78,7 +78,7 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
             classes=labels.classes,
             photos=photos,
             model=model,
-            groups=parameter_groups(model.backbone, model, config.lr),
+            groups=parameter_groups(model.backbone, model, config.lr, _layer_decay(config)),
             step=objective,
             batches=training_batches(views, config, runtime.device),
             runtime=runtime,
@@ -91,6 +91,13 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
     named = () if config.labels_format == "auto" else ("--labels-format", config.labels_format)
     then = ("cam", config.images, "-m", config.output, "--labels", config.labels, *named, "-o", "CAMS")
     return Result(skipped=len(failures) if rank() == 0 else 0, next=then)
+
+
+def _layer_decay(config: TrainConfig) -> float:
+    """Random weights know nothing that would have to be kept."""
+    if config.layer_decay is not None:
+        return config.layer_decay
+    return LAYER_DECAY if config.pretrained or config.weights else 1.0
 
 
 def memory_figures(model: Stcl) -> Callable[[], dict[str, float]] | None:

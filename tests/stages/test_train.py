@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers import stopped_after
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from stcl_cli.config import TrainConfig
 from stcl_cli.errors import StclError
 from stcl_cli.formats.masks import read_mask, write_mask
 from stcl_cli.formats.photo_labels import read_photo_labels
+from stcl_cli.networks import build_stcl
+from stcl_cli.runtime import seed_everything
 from stcl_cli.stages import train
 
 
@@ -45,6 +47,23 @@ def test_phases_join_one_after_the_other(config, tmp_path):
     always = {"cls", "cls_aux"}
     assert parts == [always, always | {"patch", "class"}, *[always | {"patch", "class", "seg", "reg"}] * 2]
     assert (tmp_path / "run" / "classes.txt").read_text().split() == ["background", "cat", "dog"]
+
+
+@pytest.mark.parametrize(("pretrained", "given", "decay"), [(True, None, 0.75), (True, 0.5, 0.5), (False, None, 1.0)])
+def test_pretrained_blocks_learn_the_slower_the_earlier_they_are(config, tmp_path, pretrained, given, decay):
+    seed_everything(config.seed, 0)
+    before = build_stcl(config, 2).backbone.vit.state_dict()
+    save_file(before, tmp_path / "vit.safetensors")
+    config = replace(config, weights=str(tmp_path / "vit.safetensors") if pretrained else None, layer_decay=given)
+    train.run(replace(config, iterations=1, lr=1e-4, warmup=0.0, weight_decay=0.0, memory_slots=0))
+    after = load_file(tmp_path / "run" / "checkpoints" / "last.safetensors")
+    step = {  # AdamW's first step is the learning rate, whatever the gradient
+        name: float((after[f"model.backbone.vit.{name}"] - value).abs().max()) for name, value in before.items()
+    }
+    depth = 1 + max(int(name.split(".")[1]) for name in before if name.startswith("blocks."))
+    for block in range(depth):
+        assert step[f"blocks.{block}.mlp.fc1.weight"] == pytest.approx(1e-4 * decay ** (depth - 1 - block), rel=0.01)
+    assert step["pos_embed"] == pytest.approx(1e-4 * decay**depth, rel=0.01)
 
 
 def test_switched_off_parts_are_not_computed(config, tmp_path):
