@@ -53,7 +53,7 @@ def main() -> None:
             for stride in (1, CAM_STRIDE):
                 inference.CAM_STRIDE = stride  # a CAM at the photo's own size is made for this comparison only
                 (cams,) = photo_cams(model, runtime, [pixels], CamConfig.scales)
-                maps[stride] = label_maps([cams], [labels], model.memory, CamConfig.memory)[0].cpu().numpy()
+                maps[stride] = label_maps([cams], [labels], model.memory, trained.guidance)[0].cpu().numpy()
             file = CamFile(
                 classes=info.classes,
                 labels=labels,
