@@ -54,13 +54,15 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=600)
     parser.add_argument("--crop-size", type=int, default=224)
     parser.add_argument("--lr", type=float, default=1.2e-4)
+    parser.add_argument("--layer-decay", type=float, default=None)
     parser.add_argument("--amp", default="auto")
     options = parser.parse_args()
     for seed in options.seeds:
         for row in options.rows:
             folder = options.output / f"{row.replace(' ', '-')}-{seed}"
             result = measure(options, ROWS[row], seed, folder)
-            line = {"data": options.data.name, "row": row, "seed": seed, "iterations": options.iterations, **result}
+            line = {"data": options.data.name, "row": row, "seed": seed, "iterations": options.iterations}
+            line |= {"layer_decay": options.layer_decay, **result}
             print(json.dumps(line), flush=True)
 
 
@@ -81,6 +83,7 @@ def measure(options: argparse.Namespace, switches: dict[str, Any], seed: int, fo
             iterations=options.iterations,
             crop_size=options.crop_size,
             lr=options.lr,
+            layer_decay=options.layer_decay,
             seed=seed,
             **switches,
             **common,
