@@ -94,14 +94,8 @@ def test_tables_fit_80_columns_and_hold_any_name(capsys):
     )
 
 
-@pytest.fixture
-def verbosity():
-    yield console.set_verbosity
-    console.set_verbosity(0)
-
-
-def test_quiet_leaves_warnings(capsys, verbosity):
-    verbosity(-1)
+def test_quiet_leaves_warnings(capsys):
+    console.set_verbosity(-1)
     console.say("3 masks")
     console.detail("skipped x")
     with console.meter("train", 1) as gauge:
@@ -110,9 +104,9 @@ def test_quiet_leaves_warnings(capsys, verbosity):
     assert capsys.readouterr() == ("", "stcl: 2 inputs were skipped\n")
 
 
-def test_verbose_says_every_item_and_every_detail(capsys, verbosity):
+def test_verbose_says_every_item_and_every_detail(capsys):
     console.detail("before")
-    verbosity(1)
+    console.set_verbosity(1)
     console.detail("skipped x")
     with console.meter("cam", 3) as gauge:
         for _ in range(3):
@@ -122,11 +116,11 @@ def test_verbose_says_every_item_and_every_detail(capsys, verbosity):
     assert [line.split()[1] for line in lines[1:]] == ["1/3", "2/3", "3/3"]
 
 
-def test_quietly_is_over_at_its_end_and_left_as_it_was(capsys, verbosity):
+def test_quietly_is_over_at_its_end_and_left_as_it_was(capsys):
     with console.quietly():
         console.say("1")
     console.say("2")
-    verbosity(-1)
+    console.set_verbosity(-1)
     with console.quietly():
         pass
     console.say("3")

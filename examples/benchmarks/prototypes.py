@@ -22,11 +22,12 @@ from torch import Tensor
 
 from stcl_cli.cam_sweep import CamSweep
 from stcl_cli.cams import normalise_cams
+from stcl_cli.config import TrainConfig
 from stcl_cli.data.labels import match_labels, read_labels
 from stcl_cli.data.photos import list_photos, read_photo
 from stcl_cli.formats.masks import IGNORE, read_mask
 from stcl_cli.inference import photo_cams
-from stcl_cli.memory import memory_maps, region_embeddings, region_masks, region_quality
+from stcl_cli.memory import LEAST_PATCHES, memory_maps, region_embeddings, region_masks, region_quality
 from stcl_cli.networks import build_stcl, load_stcl
 from stcl_cli.runtime import make_runtime
 from stcl_models.memory_bank import Entries, MemoryBank
@@ -100,10 +101,10 @@ def _memory(regions: list[tuple[Tensor, Tensor, Tensor]], classes: int) -> Memor
         bank = MemoryBank(classes + 1, len(background_E), slots=len(regions))
         for tokens_ND, maps_1Khw, slots_1K in regions:
             valid = torch.ones(1, *maps_1Khw.shape[2:], dtype=torch.bool)
-            masks, class_1R = region_masks(maps_1Khw, slots_1K, valid, low=0.25, high=0.7)
+            masks, class_1R = region_masks(maps_1Khw, slots_1K, valid, TrainConfig.beta_low, TrainConfig.beta_high)
             embedding = region_embeddings(tokens_ND[None], masks, background_E)[0]
             quality_1R = region_quality(maps_1Khw, masks, torch.ones_like(slots_1K, dtype=torch.float))
-            real = masks[0].sum(1) >= 3
+            real = masks[0].sum(1) >= LEAST_PATCHES
             photo_R = torch.zeros_like(class_1R[0])
             bank.update(Entries(embedding[real], class_1R[0][real], quality_1R[0][real], photo_R[real]), 0)
         background_E = bank.prototype[0]
