@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 DOUBTED, TRUSTED = 0.5, 0.7  # mean quality up to which a class's memory counts nothing, and from which in full
 MOMENTUM = 0.95  # of the running moments of cosines to the prototypes
+SHARPNESS = 4.0  # of what prototypes say, relative to how far classes are from background
+BACKGROUND_MARGIN = 0.2  # added to background's cosine, relative to the same distance
 
 
 class Entries(NamedTuple):
@@ -34,6 +36,8 @@ class BankView(NamedTuple):
     quality_CM: Tensor
     filled_CM: Tensor  # bool
     prototype_CE: Tensor  # unit length; zero for a class without one
+    discriminant_CE: Tensor  # a token's logit of each class is its product with that; zero for an unknown class
+    offset_C: Tensor  # added to it
     trust_C: Tensor  # 0..1, how far guidance and loss may follow a class's memory; zero for a class without one
 
 
@@ -44,6 +48,9 @@ class MemoryBank(nn.Module):
     times 0.5^(age / `half_life`), age in steps, and that value weighs the slots in the class's prototype, so that what
     an untrained network stored is soon of no account; without it every entry is stored, the oldest slot goes (first in,
     first out), and the prototype is the plain mean.
+
+    What it says of a token is linear in the token, `discriminant` and `offset` of each class: from `update` on by the
+    cosines to the prototypes; `stcl_cli.stages.consolidate` puts something better in their place.
     """
 
     def __init__(
@@ -59,6 +66,8 @@ class MemoryBank(nn.Module):
         self.register_buffer("trust", torch.zeros(classes))
         self.register_buffer("cosine_mean", torch.zeros(classes))  # of entries to their class's prototype
         self.register_buffer("cosine_square", torch.zeros(classes))
+        self.register_buffer("discriminant", torch.zeros(classes, width))
+        self.register_buffer("offset", torch.zeros(classes))
         self.register_buffer("offered", torch.zeros(classes, dtype=torch.long))
         self.register_buffer("stored", torch.zeros(classes, dtype=torch.long))
 
@@ -69,7 +78,9 @@ class MemoryBank(nn.Module):
         return bank.to(self.embedding.device)
 
     def view(self) -> BankView:
-        return BankView(self.embedding, self.quality, self.stored_at >= 0, self.prototype, self.trust)
+        filled_CM = self.stored_at >= 0
+        read = (self.discriminant, self.offset)
+        return BankView(self.embedding, self.quality, filled_CM, self.prototype, *read, self.trust)
 
     @torch.no_grad()
     def update(self, entries: Entries, step: int) -> None:
@@ -129,6 +140,20 @@ class MemoryBank(nn.Module):
         self.prototype[class_R] = F.normalize(mean_RE, dim=1)
         quality_R = (weight_RM * self.quality[class_R]).sum(1) / weight_RM.sum(1)
         self.trust[class_R] = ((quality_R - DOUBTED) / (TRUSTED - DOUBTED)).clamp(0, 1)
+        self.read_by_prototypes()
+
+    @torch.no_grad()
+    def read_by_prototypes(self) -> None:
+        """SHARPNESS / D times the cosine, with D the mean of 1 - cosine between a class's prototype and background's.
+
+        So one setting fits backbones whose tokens lie close together or far apart.
+        """
+        known_C = self.prototype.any(1)
+        apart_C = (1 - self.prototype @ self.prototype[0])[1:] * known_C[1:]
+        apart = (apart_C.sum() / known_C[1:].sum().clamp_min(1)).clamp_min(1e-3)
+        self.discriminant.copy_(self.prototype * (SHARPNESS / apart))
+        self.offset.zero_()
+        self.offset[0] = SHARPNESS * BACKGROUND_MARGIN
 
     def _value(self, class_R: Tensor, step: int) -> Tensor:
         """Of the slots of these classes (R,M)."""

@@ -23,7 +23,7 @@ class CamPass(NamedTuple):
     cam_aux_BChw: Tensor  # from the auxiliary block
     logits_BC: Tensor  # class scores, mean over all views
     mirror_BD: Tensor  # class token of the mirror image at the first scale
-    cosine_BRhw: Tensor | None  # of patches to the prototypes asked for; None if none were
+    memory_BRhw: Tensor | None  # products of patch tokens and the discriminants asked for; None if none were
     key_BNE: Tensor  # the memory's tokens of the plain view at the largest scale
     key_grid: tuple[int, int]
 
@@ -82,16 +82,17 @@ class Stcl(nn.Module):
         scales: tuple[float, ...],
         size: tuple[int, int],
         plain: Tokens | None = None,
-        prototypes_BRD: Tensor | None = None,
+        discriminants_BRD: Tensor | None = None,
     ) -> CamPass:
         """Multi-scale CAMs with mirror images (ToCo): max over the mirror pair, ReLU, mean over scales, at `size`.
 
         `plain` may hand over the tokens of a pass at scale 1 that was made anyway; then only its mirror image is
-        computed. `prototypes` are those of the memory that each image's patches are compared with (mean over the
-        mirror pair and over scales: ours).
+        computed. `discriminants` are those of the memory that each image's patches are multiplied with, at the largest
+        scale, where the memory's own tokens come from (mean over the mirror pair: ours).
         """
-        cams, cams_aux, scores, class_tokens, cosines = [], [], [], [], []
-        key, key_grid = None, (0, 0)
+        cams, cams_aux, scores, class_tokens = [], [], [], []
+        memory = key = None
+        key_grid = (0, 0)
         for scale in scales:
             scaled = rescale(images_B3HW, scale, self.backbone.patch_size)
             views = [scaled.flip(-1)] if plain and scale == 1 else [scaled, scaled.flip(-1)]
@@ -103,22 +104,27 @@ class Stcl(nn.Module):
             cams_aux.append(resize(cam_aux, size))
             scores.append(self.logits(tokens)[0].float().unflatten(0, (2, -1)).mean(0))
             class_tokens.append(tokens.class_BD.unflatten(0, (2, -1))[1])
-            if prototypes_BRD is not None:
-                with torch.autocast(tokens.key_BND.device.type, enabled=False):  # near classes differ little
-                    cosine = tokens.key_BND.float() @ prototypes_BRD.float().repeat(2, 1, 1).transpose(1, 2)
-                plain_cosine, mirror_cosine = to_map(cosine, tokens.grid).float().chunk(2)
-                cosines.append(resize((plain_cosine + mirror_cosine.flip(-1)) / 2, size))
-            if tokens.grid > key_grid:
+            if scale == max(scales):
                 key, key_grid = tokens.key_BND.chunk(2)[0], tokens.grid
+                if discriminants_BRD is not None:
+                    memory = resize(_read(tokens, discriminants_BRD), size)
         return CamPass(
             torch.stack(cams).mean(0),
             torch.stack(cams_aux).mean(0),
             torch.stack(scores).mean(0),
             class_tokens[0],
-            torch.stack(cosines).mean(0) if cosines else None,
+            memory,
             key,
             key_grid,
         )
+
+
+def _read(tokens: Tokens, discriminants_BRD: Tensor) -> Tensor:
+    """Patch tokens of images and their mirror images along the discriminants (B,R,h,w), in float32."""
+    with torch.autocast(tokens.key_BND.device.type, enabled=False):  # near classes differ little
+        score = tokens.key_BND.float() @ discriminants_BRD.float().repeat(2, 1, 1).transpose(1, 2)
+    plain, mirror = to_map(score, tokens.grid).chunk(2)
+    return (plain + mirror.flip(-1)) / 2
 
 
 def _fold_mirror(activation_2BChw: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class PhotoCams(NamedTuple):
 
     cam_Chw: Tensor
     cam_aux_Chw: Tensor
-    cosine_Chw: Tensor | None  # to the memory's prototypes, background first; None without a memory
+    memory_Chw: Tensor | None  # products with the memory's discriminants, background first; or None
     probability_C: Tensor
     key_ND: Tensor  # the memory's tokens of the plain view at the largest scale
     key_grid: tuple[int, int]
@@ -41,16 +41,16 @@ def photo_cams(
     """What a multi-scale pass says of each photo; they are uint8 RGB (H,W,3) of one `rounded_size` at scale 1."""
     images = model.backbone.normalise(_to_batch(photos, model.backbone.patch_size, runtime))
     size = tuple(-(-side // CAM_STRIDE) for side in images.shape[-2:])
-    prototypes = None if model.memory is None else model.memory.prototype.expand(len(photos), -1, -1)
+    discriminants = None if model.memory is None else model.memory.discriminant.expand(len(photos), -1, -1)
     with runtime.autocast():
-        cams = model.cam_pass(images, scales, size, prototypes_BRD=prototypes)
+        cams = model.cam_pass(images, scales, size, discriminants_BRD=discriminants)
     probabilities = cams.logits_BC.float().sigmoid()
-    maps = [cams.cam_BChw, cams.cam_aux_BChw] + ([] if cams.cosine_BRhw is None else [cams.cosine_BRhw])
+    maps = [cams.cam_BChw, cams.cam_aux_BChw] + ([] if cams.memory_BRhw is None else [cams.memory_BRhw])
     sizes = [(-(-photo.shape[0] // CAM_STRIDE), -(-photo.shape[1] // CAM_STRIDE)) for photo in photos]
     own = [_at_sizes(m.float(), sizes) for m in maps]
     return [
-        PhotoCams(last, aux, cosine[0] if cosine else None, probabilities[index], cams.key_BNE[index], cams.key_grid)
-        for index, (last, aux, *cosine) in enumerate(zip(*own, strict=True))
+        PhotoCams(last, aux, memory[0] if memory else None, probabilities[index], cams.key_BNE[index], cams.key_grid)
+        for index, (last, aux, *memory) in enumerate(zip(*own, strict=True))
     ]
 
 
@@ -73,10 +73,10 @@ def label_maps(
         last, aux = (torch.stack([cams[index][which] for index in group]) for which in (0, 1))
         maps = normalise_cams(sum(normalise_cams(gather_slots(cam, slots_BK)) for cam in (last, aux)))
         if memory and most and bank is not None:
-            cosine_BRhw = torch.stack([cams[index].cosine_Chw for index in group])
+            score_BRhw = torch.stack([cams[index].memory_Chw for index in group])
             index_BR = F.pad(slots_BK + 1, (1, 0))  # background first
-            cosine_BRhw = cosine_BRhw.gather(1, index_BR[:, :, None, None].expand(-1, -1, *cosine_BRhw.shape[2:]))
-            remembered, trust = memory_maps(cosine_BRhw, bank.view(), slots_BK)
+            score_BRhw = score_BRhw.gather(1, index_BR[:, :, None, None].expand(-1, -1, *score_BRhw.shape[2:]))
+            remembered, trust = memory_maps(score_BRhw, bank.view(), slots_BK)
             maps = fuse(maps, remembered, trust, memory)
         for index, own in zip(group, maps, strict=True):
             found[index] = own[: len(labels[index])]

@@ -1,4 +1,4 @@
-"""What goes into the memory bank and what its prototypes say of a photo. Pure functions, tensors in, tensors out.
+"""What goes into the memory bank and what it says of a photo. Pure functions, tensors in, tensors out.
 
 All of it is ours, on the paper's idea of a memory that guides the segmentation (STCL, Liang et al. 2026).
 
@@ -16,38 +16,49 @@ from torch import Tensor
 if TYPE_CHECKING:
     from stcl_models.memory_bank import BankView
 
-SHARPNESS = 4.0  # of memory maps, relative to how far classes are from background
-BACKGROUND_MARGIN = 0.2  # added to background's cosine, relative to the same distance
+RIDGE = 0.3  # added to the spread of tokens in every direction, relative to their mean spread
+TEMPER = 0.3  # neighbouring tokens say much the same, so each says less than one drawn alone
+BACKGROUND_LEAD = 1.0  # of background's offset, as most of a photo is background
 PURITY = 4.0  # how much less a region's token counts that is like background
 LEAST_PATCHES = 3  # a smaller region is not stored
 
 
-def prototypes_of(bank: BankView, slots_BK: Tensor) -> Tensor:
-    """Background's prototype and that of each image's labels (B,1+K,E), in the order that memory_maps wants."""
-    classes_BK = slots_BK + 1
-    return bank.prototype_CE[torch.cat([torch.zeros_like(classes_BK[:, :1]), classes_BK], 1)]
+def discriminants_of(bank: BankView, slots_BK: Tensor) -> Tensor:
+    """Background's discriminant and that of each image's labels (B,1+K,E), in the order that memory_maps wants."""
+    return bank.discriminant_CE[F.pad(slots_BK + 1, (1, 0))]
 
 
-def memory_maps(cosine_BRhw: Tensor, bank: BankView, slots_BK: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines of patches to `prototypes_of` -> probability maps (B,K,h,w) of each image's own labels.
+def memory_maps(score_BRhw: Tensor, bank: BankView, slots_BK: Tensor) -> tuple[Tensor, Tensor]:
+    """Products of patch tokens and `discriminants_of` -> probability maps (B,K,h,w) of each image's own labels.
 
-    A softmax over background and the image's labels of SHARPNESS / D * cosine, with D the mean of 1 - cosine between
-    a class's prototype and background's: so one setting fits backbones whose tokens lie close together or far apart.
-    Also returns how far each map is to be trusted (B,K): 0 where the class, or background, has no prototype, and
-    where its entries are poor.
+    A softmax over background and the image's labels. Also returns how far each map is to be trusted (B,K): 0 where the
+    memory does not know the class, or background, and where its entries are poor.
     """
-    prototype_CE = bank.prototype_CE
-    classes_BK = slots_BK + 1  # 0 for an empty slot
-    known_C = prototype_CE.any(1)
-    known_BK = known_C[classes_BK] & (slots_BK >= 0) & known_C[0]
-    apart_C = 1 - prototype_CE @ prototype_CE[0]
-    foreground_C = known_C & (torch.arange(len(known_C), device=known_C.device) > 0)
-    apart = (apart_C * foreground_C).sum() / foreground_C.sum().clamp_min(1)
-    apart = apart.clamp_min(1e-3)
-    own = cosine_BRhw[:, 1:].masked_fill(~known_BK[:, :, None, None], -torch.inf)
-    background = cosine_BRhw[:, :1] + BACKGROUND_MARGIN * apart
-    probability = (torch.cat([background, own], 1) * (SHARPNESS / apart)).softmax(1)[:, 1:]
-    return probability, known_BK * bank.trust_C[classes_BK]
+    class_BR = F.pad(slots_BK + 1, (1, 0))  # 0 for an empty slot too
+    known_C = bank.discriminant_CE.any(1)
+    known_BK = known_C[class_BR[:, 1:]] & (slots_BK >= 0) & known_C[0]
+    score = score_BRhw + bank.offset_C[class_BR][:, :, None, None]
+    own = score[:, 1:].masked_fill(~known_BK[:, :, None, None], -torch.inf)
+    probability = torch.cat([score[:, :1], own], 1).softmax(1)[:, 1:]
+    return probability, known_BK * bank.trust_C[class_BR[:, 1:]]
+
+
+def fisher_discriminants(count_C: Tensor, sum_CE: Tensor, square_EE: Tensor) -> tuple[Tensor, Tensor]:
+    """Linear discriminants (C,E) and offsets (C) of classes of tokens, background first (Fisher 1936).
+
+    From the number and sum of each class's tokens and the sum of x x^T over all of them. With m a class's mean and S
+    the spread around the means, one for all classes: S^-1 m and -1/2 m S^-1 m, times TEMPER. A class without tokens has
+    zeros.
+    """
+    count_C, sum_CE, square_EE = count_C.double(), sum_CE.double(), square_EE.double()  # the spread is a difference
+    mean_CE = sum_CE / count_C.clamp_min(1)[:, None]
+    spread_EE = (square_EE - mean_CE.t() @ sum_CE) / count_C.sum().clamp_min(1)
+    ridge = (RIDGE * spread_EE.diagonal().mean()).clamp_min(1e-8)
+    spread_EE = spread_EE + ridge * torch.eye(len(spread_EE), device=ridge.device)
+    discriminant_CE = torch.linalg.solve(spread_EE, mean_CE.t()).t()
+    offset_C = -(mean_CE * discriminant_CE).sum(1) / 2
+    offset_C[0] += BACKGROUND_LEAD / TEMPER
+    return (TEMPER * discriminant_CE).float(), (TEMPER * offset_C).float()
 
 
 def fuse(cam_BKhw: Tensor, memory_BKhw: Tensor, trust_BK: Tensor, weight: float) -> Tensor:
@@ -83,6 +94,15 @@ def region_embeddings(key_BND: Tensor, masks_BRN: Tensor, background_E: Tensor) 
         masks_BRN = torch.cat([masks_BRN[:, :1], masks_BRN[:, 1:] * unlike_BN[:, None]], 1)
     # Of a region that is all like background little is left, of which the direction counts.
     return F.normalize(torch.bmm(masks_BRN, key_BND.float()), dim=-1, eps=1e-18)
+
+
+def token_sums(key_BND: Tensor, masks_BRN: Tensor, classes_BR: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What `fisher_discriminants` wants of the tokens of all regions: count (C), sum (C,E), square (E,E)."""
+    key_BND = key_BND.float()
+    own_CX = F.one_hot(classes_BR.flatten().clamp_min(0), classes).t().float()  # no region in an empty slot
+    inside_BN1 = masks_BRN.sum(1)[:, :, None]  # a token is in one region at the most
+    square_EE = (key_BND * inside_BN1).flatten(0, 1).t() @ key_BND.flatten(0, 1)
+    return own_CX @ masks_BRN.sum(2).flatten(), own_CX @ torch.bmm(masks_BRN, key_BND).flatten(0, 1), square_EE
 
 
 def region_quality(maps_BKhw: Tensor, masks_BRN: Tensor, probability_BK: Tensor) -> Tensor:

@@ -19,9 +19,10 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (45, 62, 3)).astype(np.uint8)
 
 
 def a_model_with_a_memory() -> Stcl:
-    model = Stcl(Backbone("stcl_tiny"), 3, memory={"slots": 2}).eval()
     torch.manual_seed(0)
-    model.memory.prototype.copy_(F.normalize(torch.randn_like(model.memory.prototype), dim=1))
+    model = Stcl(Backbone("stcl_tiny"), 3, memory={"slots": 2}).eval()
+    model.memory.discriminant.copy_(F.normalize(torch.randn_like(model.memory.discriminant), dim=1))
+    model.memory.offset.normal_()
     model.memory.trust.fill_(1)
     return model
 
@@ -31,10 +32,10 @@ def test_cams_of_a_photo_of_any_size():
     (cams,) = photo_cams(model, CPU, [PHOTO], (1.0, 0.5))
     (mirrored,) = photo_cams(model, CPU, [PHOTO[:, ::-1]], (1.0, 0.5))
     assert cams.cam_Chw.shape == cams.cam_aux_Chw.shape == (3, 12, 16)  # a quarter, rounded up
-    assert cams.cosine_Chw.shape == (4, 12, 16)
+    assert cams.memory_Chw.shape == (4, 12, 16)
     assert cams.cam_Chw.min() >= 0
     assert torch.allclose(cams.cam_Chw, mirrored.cam_Chw.flip(-1), atol=1e-4)
-    assert torch.allclose(cams.cosine_Chw, mirrored.cosine_Chw.flip(-1), atol=1e-4)
+    assert torch.allclose(cams.memory_Chw, mirrored.memory_Chw.flip(-1), atol=1e-4)
     assert ((cams.probability_C > 0) & (cams.probability_C < 1)).all()
 
 
@@ -63,13 +64,13 @@ def test_maps_of_labels_with_the_memory_without_it_and_with_half_of_each():
     plain, whole, half = (label_maps([cams], [(0, 2)], model.memory, memory)[0] for memory in (0.0, 1.0, 0.5))
     both = normalise_cams(cams.cam_Chw[[0, 2]]) + normalise_cams(cams.cam_aux_Chw[[0, 2]])
     assert torch.equal(plain, normalise_cams(both))
-    own = cams.cosine_Chw[None, [0, 1, 3]]  # background and the two labels
+    own = cams.memory_Chw[None, [0, 1, 3]]  # background and the two labels
     assert torch.equal(whole, memory_maps(own, model.memory.view(), torch.tensor([[0, 2]]))[0][0])
     assert torch.allclose(half, (plain + whole) / 2)
     assert label_maps([cams], [()], model.memory, 0.5)[0].shape == (0, 12, 16)
     bare = Stcl(Backbone("stcl_tiny"), 3).eval()
     (cams,) = photo_cams(bare, CPU, [PHOTO], (1.0,))
-    assert cams.cosine_Chw is None
+    assert cams.memory_Chw is None
     assert torch.equal(*(label_maps([cams], [(1,)], None, memory)[0] for memory in (0.5, 0.0)))
 
 

@@ -1,47 +1,51 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import quick
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from stcl_cli.memory import (
+    BACKGROUND_LEAD,
+    RIDGE,
+    TEMPER,
+    discriminants_of,
+    fisher_discriminants,
     fuse,
     memory_maps,
     nearest_own_class,
-    prototypes_of,
     region_embeddings,
     region_masks,
     region_quality,
+    token_sums,
 )
 from stcl_models.memory_bank import BankView
 
 B, C, H, W, E = 2, 5, 4, 6, 8
 
 
-def prototypes(missing: tuple[int, ...] = ()) -> torch.Tensor:
-    torch.manual_seed(0)
-    rows = F.normalize(torch.randn(C, E), dim=1)
-    rows[list(missing)] = 0
-    return rows
-
-
-def cosines(prototype: torch.Tensor) -> torch.Tensor:
-    torch.manual_seed(1)
-    own = prototypes_of(a_bank(prototype), SLOTS)
-    return torch.einsum("bhwe,bre->brhw", F.normalize(torch.randn(B, H, W, E), dim=-1), own)
-
-
-def a_bank(prototype: torch.Tensor) -> BankView:
-    trust = prototype.any(1) * torch.linspace(0.5, 1, len(prototype))
-    return BankView(torch.zeros(C, 1, E), torch.zeros(C, 1), torch.zeros(C, 1, dtype=torch.bool), prototype, trust)
-
-
 SLOTS = torch.tensor([[0, 2], [3, -1]])
 
 
+def a_bank(missing: tuple[int, ...] = ()) -> BankView:
+    torch.manual_seed(0)
+    discriminant, offset = torch.randn(C, E), torch.randn(C)
+    discriminant[list(missing)], offset[list(missing)] = 0, 0
+    trust = discriminant.any(1) * torch.linspace(0.5, 1, C)
+    slots = torch.zeros(C, 1, E), torch.zeros(C, 1), torch.zeros(C, 1, dtype=torch.bool)
+    return BankView(*slots, torch.zeros(C, E), discriminant, offset, trust)
+
+
+def scores(bank: BankView, slots_BK: torch.Tensor = SLOTS) -> torch.Tensor:
+    torch.manual_seed(1)
+    return torch.einsum("bhwe,bre->brhw", torch.randn(B, H, W, E), discriminants_of(bank, slots_BK))
+
+
 def test_maps_are_probabilities_that_leave_room_for_background():
-    prototype = prototypes()
-    maps, trust = memory_maps(cosines(prototype), a_bank(prototype), SLOTS)
+    bank = a_bank()
+    maps, trust = memory_maps(scores(bank), bank, SLOTS)
     assert trust.tolist() == [[0.625, 0.875], [1.0, 0.0]]
     assert maps.shape == (B, 2, H, W)
     assert (maps >= 0).all()
@@ -49,48 +53,31 @@ def test_maps_are_probabilities_that_leave_room_for_background():
     assert (maps[1, 1] == 0).all()
 
 
-def test_a_patch_on_a_prototype_is_that_class_and_one_on_background_is_none():
-    prototype = torch.eye(C, E)
-    on = (prototype[[0, 1, 3]] @ prototype[[0, 1, 3]].T)[None, :, None]  # patches on classes 0, 1 and 3
-    maps, _ = memory_maps(on, a_bank(prototype), torch.tensor([[0, 2]]))
-    assert maps[0, :, 0].argmax(0).tolist()[1:] == [0, 1]
-    assert (maps[0, :, 0].amax(0) > 0.7).tolist() == [False, True, True]
-
-
 def test_maps_by_hand():
-    """A softmax over background, ahead by the margin, and the classes, of four times the cosine over the distance."""
-    prototype = F.normalize(torch.tensor([[1.0, 0, 0], [0.8, 0.6, 0], [0.6, 0, 0.8]]), dim=1)  # 0.2 and 0.4 apart
-    bank = a_bank(prototype)._replace(trust_C=torch.ones(3))
-    cosine = torch.tensor([0.5, 0.6, 0.4])
-    maps, _ = memory_maps(cosine.view(1, 3, 1, 1), bank, torch.tensor([[0, 1]]))
-    weight = torch.exp(torch.tensor([0.5 + 0.2 * 0.3, 0.6, 0.4]) * 4 / 0.3)
+    bank = a_bank()
+    score = torch.tensor([0.5, 0.6, 0.4])
+    maps, _ = memory_maps(score.view(1, 3, 1, 1), bank, torch.tensor([[0, 2]]))
+    weight = torch.exp(score + bank.offset_C[[0, 1, 3]])
     torch.testing.assert_close(maps.flatten(), weight[1:] / weight.sum())
 
 
-def test_tokens_that_lie_close_together_give_the_same_maps():
-    """Where all have a large part in common, every 1 - cosine is a tenth of what it was."""
-    prototype = prototypes()
-    near = F.normalize(torch.cat([prototype, torch.full((C, 1), 3.0)], 1), dim=1)
-    maps, _ = memory_maps(cosines(prototype), a_bank(prototype), SLOTS)
-    close, _ = memory_maps((cosines(prototype) + 9) / 10, a_bank(near), SLOTS)
-    torch.testing.assert_close(close, maps, atol=1e-4, rtol=1e-4)
-
-
-def test_classes_without_a_prototype_and_a_memory_without_background_give_no_map():
-    maps, trust = memory_maps(cosines(prototypes((1,))), a_bank(prototypes((1,))), SLOTS)
+def test_classes_without_tokens_and_a_memory_without_background_give_no_map():
+    bank = a_bank((1,))
+    maps, trust = memory_maps(scores(bank), bank, SLOTS)
     assert (trust > 0).tolist() == [[False, True], [True, False]]
     assert (maps[0, 0] == 0).all()
-    _, trust = memory_maps(cosines(prototypes((0,))), a_bank(prototypes((0,))), SLOTS)
+    bank = a_bank((0,))
+    _, trust = memory_maps(scores(bank), bank, SLOTS)
     assert not trust.any()
-    maps, trust = memory_maps(torch.zeros(B, 3, H, W), a_bank(torch.zeros(C, E)), SLOTS)
+    maps, trust = memory_maps(torch.zeros(B, 3, H, W), a_bank(tuple(range(C))), SLOTS)
     assert not trust.any()
     assert maps.isfinite().all()
 
 
 def test_the_order_of_labels_does_not_matter():
-    prototype = prototypes()
-    maps, _ = memory_maps(cosines(prototype), a_bank(prototype), SLOTS)
-    turned, _ = memory_maps(cosines(prototype)[:, [0, 2, 1]], a_bank(prototype), SLOTS.flip(1))
+    bank = a_bank()
+    maps, _ = memory_maps(scores(bank), bank, SLOTS)
+    turned, _ = memory_maps(scores(bank, SLOTS.flip(1)), bank, SLOTS.flip(1))
     torch.testing.assert_close(maps, turned.flip(1))
 
 
@@ -151,6 +138,60 @@ def test_an_embedding_has_unit_length_also_where_all_is_like_background(apart):
     key = F.normalize(torch.tensor([[[1.0, (2 * apart) ** 0.5, 0]]]), dim=-1)
     masks = torch.ones(1, 2, 1)
     assert region_embeddings(key, masks, background).norm(dim=-1).tolist() == [pytest.approx([1, 1])]
+
+
+def tokens(count: int, seed: int, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N,E) and the class of each."""
+    generator = torch.Generator().manual_seed(seed)
+    own = torch.arange(count) % classes
+    centre = torch.randn(classes, E, generator=torch.Generator().manual_seed(9))
+    return centre[own] + torch.randn(count, E, generator=generator), own
+
+
+@quick
+@given(st.integers(0, 1000))
+def test_sums_over_the_tokens_of_regions_against_a_loop(seed):
+    torch.manual_seed(seed)
+    key, place = torch.randn(B, 6, E), torch.randint(-1, 3, (B, 6))
+    place[1][place[1] == 2] = -1  # an empty slot
+    masks = torch.stack([(place == region).float() for region in range(3)], 1)
+    count, total, square = token_sums(key, masks, torch.tensor([[0, 4, 1], [0, 1, -1]]), C)
+    own = {0: [], 1: [], 4: []}
+    for b, n in torch.cartesian_prod(torch.arange(B), torch.arange(6)).tolist():
+        if place[b, n] >= 0:
+            own[[[0, 4, 1], [0, 1]][b][place[b, n]]].append(key[b, n])
+    for label in range(C):
+        assert count[label] == len(own.get(label, []))
+        torch.testing.assert_close(total[label], sum(own.get(label, []), torch.zeros(E)))
+    inside = [torch.outer(token, token) for of_class in own.values() for token in of_class]
+    torch.testing.assert_close(square, sum(inside, torch.zeros(E, E)))
+
+
+@quick
+@given(st.integers(0, 1000))
+def test_the_discriminants_are_scikit_learn_s(seed):
+    token_NE, class_N = tokens(90, seed)
+    own_CN = F.one_hot(class_N).t().float()
+    discriminant, offset = fisher_discriminants(own_CN.sum(1), own_CN @ token_NE, token_NE.t() @ token_NE)
+    # Its shrinkage s is our ridge r = s / (1 - s), but for the scale.
+    oracle = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=RIDGE / (1 + RIDGE)).fit(token_NE.double(), class_N)
+    scale = TEMPER / (1 + RIDGE)
+    np.testing.assert_allclose(discriminant, scale * oracle.coef_, rtol=1e-3, atol=1e-4)
+    own_offset = scale * (oracle.intercept_ - np.log(oracle.priors_))
+    own_offset[0] += BACKGROUND_LEAD
+    np.testing.assert_allclose(offset, own_offset, rtol=1e-3, atol=1e-4)
+
+
+def test_a_class_without_tokens_has_no_discriminant_and_tokens_that_do_not_spread_are_read_too():
+    rows = torch.eye(E)[:2]
+    count, total = torch.tensor([1.0, 1, 0]), torch.cat([rows, torch.zeros(1, E)])
+    discriminant, offset = fisher_discriminants(count, total, rows.t() @ rows)
+    assert discriminant.isfinite().all()
+    assert not discriminant[2].any()
+    assert offset[2] == 0
+    assert (rows @ discriminant[:2].t() + offset[:2]).argmax(1).tolist() == [0, 1]
+    nothing, _ = fisher_discriminants(torch.zeros(3), torch.zeros(3, E), torch.zeros(E, E))
+    assert not nothing.any()
 
 
 def test_quality_is_the_mean_map_times_the_class_probability():

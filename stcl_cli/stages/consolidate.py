@@ -2,7 +2,8 @@
 
 In training it sees random crops, some of them without the object that the photo's label names, by the eyes of networks
 that knew less. What it has learned from them is good enough to say where the objects of whole photos are; that is what
-it then keeps.
+it then keeps. And what it then says of a patch is no longer how near the prototypes are: all tokens of all sure regions
+tell how the tokens of a class spread, and so which of their differences count.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,10 +20,20 @@ from torch import Tensor
 
 from stcl_cli.config import TrainConfig
 from stcl_cli.data.photos import Photo, read_photo
-from stcl_cli.distributed import all_gather_rows, rank, ranks
+from stcl_cli.distributed import all_gather_rows, rank, ranks, sum_over_ranks
 from stcl_cli.errors import PhotoError
 from stcl_cli.inference import PhotoCams, label_maps, photo_cams
-from stcl_cli.memory import LEAST_PATCHES, region_embeddings, region_masks, region_quality
+from stcl_cli.memory import (
+    LEAST_PATCHES,
+    discriminants_of,
+    fisher_discriminants,
+    fuse,
+    memory_maps,
+    region_embeddings,
+    region_masks,
+    region_quality,
+    token_sums,
+)
 from stcl_cli.pipeline import Pipeline
 from stcl_cli.runtime import Runtime
 from stcl_cli.within_memory import Network
@@ -29,8 +41,24 @@ from stcl_models.memory_bank import Entries, MemoryBank
 from stcl_models.stcl import Stcl, resize
 
 CHUNK = 32  # photos whose regions are stored together
+SAMPLE = 2**17  # tokens of all photos that are looked at again, which bounds memory
 
 Labelled = Sequence[tuple[Photo, tuple[int, ...]]]  # photos and the classes that each shows, from 0
+
+
+class Sample(NamedTuple):
+    """Some tokens of a photo, evenly over it, and its labels' CAMs there."""
+
+    key_SE: Tensor  # float16
+    cam_KS: Tensor
+    slots_1K: Tensor
+
+
+class Found(NamedTuple):
+    """The sure regions of a photo, and a sample; None of a photo that could not be read."""
+
+    entries: Entries
+    sample: Sample | None
 
 
 def consolidate(
@@ -46,16 +74,23 @@ def consolidate(
     chunks = [chosen[first : first + CHUNK] for first in range(0, len(chosen), CHUNK)]
     shares = [np.array_split(chunk, ranks())[rank()] for chunk in chunks]  # gathered, they are in order again
     mine = [int(index) for share in shares for index in share]
+    samples = []
     with closing(regions_of_photos(model, config, runtime, labelled, mine)) as found:
         for number, share in enumerate(shares):
             tell(f"consolidating the memory {number * CHUNK}/{len(chosen)}")
-            rows = [torch.cat(column) for column in zip(no_entries(old), *islice(found, len(share)), strict=True)]
+            own = list(islice(found, len(share)))
+            rows = [torch.cat(column) for column in zip(no_entries(old), *(one.entries for one in own), strict=True)]
+            samples += [one.sample for one in own if one.sample]
             # All alike in age, but where the oldest slot goes first.
             step = config.iterations + (0 if new.adaptive else number)
             new.update(Entries(*(all_gather_rows(row) for row in rows)), step)
     found_C = new.stored > 0
     for before, after in zip(old.buffers(), new.buffers(), strict=True):
         before[found_C] = after[found_C]
+    old.read_by_prototypes()  # the new ones
+    discriminant_CE, offset_C = discriminants_by_prototypes(old, samples, config)
+    old.discriminant.copy_(discriminant_CE)
+    old.offset.copy_(offset_C)
     model.train()
 
 
@@ -72,6 +107,27 @@ def choose(labelled: Labelled, most: int) -> list[int]:
     return sorted(chosen)
 
 
+def discriminants_by_prototypes(
+    bank: MemoryBank, samples: Sequence[Sample], config: TrainConfig
+) -> tuple[Tensor, Tensor]:
+    """Discriminants and offsets of all classes, from the tokens that are sure by the CAMs and the bank's prototypes."""
+    classes, width = bank.prototype.shape
+    sums = [
+        bank.prototype.new_zeros(size, dtype=torch.double) for size in ((classes,), (classes, width), (width, width))
+    ]
+    view = bank.view()
+    for key_SE, cam_KS, slots_1K in samples:
+        key_1SE = key_SE[None].float()
+        score_1R1S = (discriminants_of(view, slots_1K) @ key_1SE.transpose(1, 2))[:, :, None]
+        remembered, trust = memory_maps(score_1R1S, view, slots_1K)
+        maps_1K1S = fuse(cam_KS[None, :, None], remembered, trust, config.guidance)
+        valid = torch.ones_like(maps_1K1S[:, 0], dtype=torch.bool)
+        masks, classes_1R = region_masks(maps_1K1S, slots_1K, valid, config.beta_low, config.beta_high)
+        found = token_sums(key_1SE, masks, classes_1R, classes)
+        sums = [total + new for total, new in zip(sums, found, strict=True)]
+    return fisher_discriminants(*map(sum_over_ranks, sums))
+
+
 def no_entries(bank: MemoryBank) -> Entries:
     none = bank.photo.new_zeros(0)
     return Entries(bank.prototype[:0], none, bank.quality.new_zeros(0), none)
@@ -79,7 +135,7 @@ def no_entries(bank: MemoryBank) -> Entries:
 
 def regions_of_photos(
     model: Stcl, config: TrainConfig, runtime: Runtime, labelled: Labelled, indices: Sequence[int]
-) -> Iterator[Entries]:
+) -> Iterator[Found]:
     """What each of the photos at `indices` leaves in the memory, in their order."""
     number = {labelled[index][0].name: index for index in indices}
     network = Network(model, runtime)
@@ -87,32 +143,49 @@ def regions_of_photos(
     def read(photo: Photo) -> np.ndarray:
         return read_photo(photo.path, config.max_side)
 
-    def compute(photos: list[Photo], pixels: list[np.ndarray]) -> list[Entries | PhotoError]:
+    def compute(photos: list[Photo], pixels: list[np.ndarray]) -> list[Found | PhotoError]:
         inputs = [(number[photo.name], image) for photo, image in zip(photos, pixels, strict=True)]
-        return network.compute(partial(_regions, config, labelled), inputs, [photo.path for photo in photos])
+        find = partial(_regions, config, labelled, max(1, SAMPLE // len(labelled)))
+        return network.compute(find, inputs, [photo.path for photo in photos])
 
-    def keep(photo: Photo, entries: Entries) -> Entries:
-        return entries
+    def keep(photo: Photo, found: Found) -> Found:
+        return found
 
     work = Pipeline(read, compute, keep, model.backbone.patch_size, config.max_side)
     for _, outcome in work.run([labelled[index][0] for index in indices], runtime.device):
         # The loader names a photo that cannot be read if training meets it, and `stcl cam` will.
-        entries = no_entries(model.memory) if isinstance(outcome, PhotoError) else outcome
-        yield Entries(*(column.to(runtime.device) for column in entries))  # a large photo's are the CPU's
+        entries, sample = (no_entries(model.memory), None) if isinstance(outcome, PhotoError) else outcome
+        # A large photo's are the CPU's.
+        entries = Entries(*(column.to(runtime.device) for column in entries))
+        yield Found(entries, sample and Sample(*(tensor.to(runtime.device) for tensor in sample)))
 
 
 @torch.inference_mode()
 def _regions(
-    config: TrainConfig, labelled: Labelled, model: Stcl, runtime: Runtime, inputs: list[tuple[int, np.ndarray]]
-) -> list[Entries]:
+    config: TrainConfig,
+    labelled: Labelled,
+    tokens: int,
+    model: Stcl,
+    runtime: Runtime,
+    inputs: list[tuple[int, np.ndarray]],
+) -> list[Found]:
     """Of photos of one size and their places in the list."""
     cams = photo_cams(model, runtime, [pixels for _, pixels in inputs], config.cam_scales)
     labels = [labelled[index][1] for index, _ in inputs]
-    maps = label_maps(cams, labels, model.memory, config.guidance)
+    plain, maps = (label_maps(cams, labels, model.memory, guidance) for guidance in (0.0, config.guidance))
     return [
-        regions_of(*of_photo, config, model.memory, index)
-        for *of_photo, (index, _) in zip(cams, maps, labels, inputs, strict=True)
+        Found(regions_of(cam, guided, own, config, model.memory, index), sample_of(cam, unguided, own, tokens))
+        for cam, unguided, guided, own, (index, _) in zip(cams, plain, maps, labels, inputs, strict=True)
     ]
+
+
+def sample_of(cams: PhotoCams, plain_Khw: Tensor, labels: tuple[int, ...], tokens: int) -> Sample:
+    """At most so many tokens of a photo."""
+    count = len(cams.key_ND)
+    index = torch.linspace(0, count - 1, min(tokens, count), device=plain_Khw.device).long()
+    cam_KN = resize(plain_Khw[None], cams.key_grid)[0].flatten(1)
+    slots_1K = torch.tensor([labels], device=plain_Khw.device)
+    return Sample(cams.key_ND[index].half(), cam_KN[:, index].float(), slots_1K)
 
 
 def regions_of(

@@ -29,7 +29,7 @@ from stcl_cli.losses.class_contrast import class_contrast
 from stcl_cli.losses.dense_energy import dense_energy
 from stcl_cli.losses.patch_contrast import patch_contrast
 from stcl_cli.losses.segmentation import balanced_cross_entropy
-from stcl_cli.memory import fuse, memory_maps, prototypes_of
+from stcl_cli.memory import discriminants_of, fuse, memory_maps
 from stcl_cli.refine.par import pixel_adaptive_refine
 from stcl_cli.runtime import Runtime
 from stcl_cli.stages.remember import Remember
@@ -127,15 +127,15 @@ class Objective:
         self, guided: bool, images_B3HW: Tensor, slots_BK: Tensor, valid_BHW: Tensor, *seen: Tensor
     ) -> tuple[CamPass, Maps]:
         """The other views, and maps at an eighth of the crop; `guided` by the memory. The plain view was `seen`."""
-        prototypes = prototypes_of(self.model.memory.view(), slots_BK) if guided else None
+        discriminants = discriminants_of(self.model.memory.view(), slots_BK) if guided else None
         size = [side // 8 for side in images_B3HW.shape[-2:]]
         plain = Tokens(*seen, self.model.backbone.grid(images_B3HW))
         with self.runtime.autocast():
-            cams = self.model.cam_pass(images_B3HW, self.config.cam_scales, size, plain, prototypes)
+            cams = self.model.cam_pass(images_B3HW, self.config.cam_scales, size, plain, discriminants)
         valid = shrink(valid_BHW, size)[:, None]
         maps = [normalise_cams(gather_slots(cam, slots_BK) * valid) for cam in (cams.cam_BChw, cams.cam_aux_BChw)]
         if guided and self.config.guidance:
-            memory_BKhw, trust_BK = memory_maps(cams.cosine_BRhw, self.model.memory.view(), slots_BK)
+            memory_BKhw, trust_BK = memory_maps(cams.memory_BRhw, self.model.memory.view(), slots_BK)
             memory_BKhw = normalise_cams(memory_BKhw * valid)
             maps = [normalise_cams(fuse(cam, memory_BKhw, trust_BK, self.config.guidance)) for cam in maps]
         return cams, Maps(*maps)

@@ -20,7 +20,8 @@ def a_bank(seed: int = 0, classes: int = CLASSES) -> BankView:
     filled = torch.rand(classes, SLOTS, generator=generator) < 0.7
     filled[0, 0] = True
     prototype = F.normalize((embedding * filled[..., None]).sum(1), dim=1)
-    return BankView(embedding, quality, filled, prototype, torch.rand(classes, generator=generator))
+    unread = torch.zeros_like(prototype), torch.zeros(classes)
+    return BankView(embedding, quality, filled, prototype, *unread, torch.rand(classes, generator=generator))
 
 
 def anchors(count: int = 7, seed: int = 1, classes: int = CLASSES):

@@ -168,6 +168,33 @@ def test_a_memory_of_poor_entries_is_trusted_less():
     assert bank.trust.tolist() == pytest.approx([0, 0, 0.5, 1])
 
 
+def test_what_it_says_of_a_token_by_hand():
+    """Four times the cosine over the mean distance to background, which is ahead by a fifth of that distance."""
+    bank = MemoryBank(4, 3, slots=1)
+    embedding = F.normalize(torch.tensor([[1.0, 0, 0], [0.8, 0.6, 0], [0.6, 0, 0.8]]), dim=1)  # 0.2 and 0.4 apart
+    bank.update(Entries(embedding, torch.arange(3), torch.full((3,), 0.9), torch.zeros(3, dtype=torch.long)), 0)
+    bank.offset.fill_(9)  # of something else that was learnt
+    bank.read_by_prototypes()
+    view, token = bank.view(), torch.tensor([0.2, 0.5, 0.3])
+    cosine = embedding @ token
+    expected = 4 / 0.3 * (cosine + torch.tensor([0.2 * 0.3, 0, 0]))
+    torch.testing.assert_close((view.discriminant_CE @ token + view.offset_C)[:3], expected)
+    assert not view.discriminant_CE[3].any()
+
+
+def test_tokens_that_lie_close_together_are_read_the_same():
+    """Where all have a large part in common, every 1 - cosine is a tenth of what it was."""
+    few, near = MemoryBank(4, WIDTH, slots=1), MemoryBank(4, WIDTH + 1, slots=1)
+    one = entries(*((c, 0.9) for c in range(4)))
+    common = F.normalize(torch.cat([one.embedding_RE, torch.full((4, 1), 3.0)], 1), dim=1)
+    few.update(one, 0)
+    near.update(one._replace(embedding_RE=common), 0)
+    token = F.normalize(torch.tensor([0.2, -0.5, 0.3, 0.1]), dim=0)
+    alike = F.normalize(torch.cat([token, torch.tensor([3.0])]), dim=0)
+    read, read_near = (F.softmax(b.discriminant @ t + b.offset, 0) for b, t in ((few, token), (near, alike)))
+    torch.testing.assert_close(read, read_near, atol=1e-4, rtol=1e-3)
+
+
 def test_everything_is_in_the_state_and_comes_back():
     bank, copy = MemoryBank(3, WIDTH, slots=3), MemoryBank(3, WIDTH, slots=3)
     bank.update(entries((0, 0.5), (1, 0.7), (2, 0.9), seed=1), 4)

@@ -71,19 +71,21 @@ def test_a_plain_pass_that_was_made_anyway_saves_one_and_changes_nothing(model, 
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in pairs if isinstance(a, torch.Tensor))
 
 
-def test_cosines_to_the_prototypes_are_means_over_views_and_scales(model, images):
-    prototypes = torch.nn.functional.normalize(torch.randn(2, 5, model.backbone.width), dim=-1)
+def test_what_the_memory_says_is_the_mean_over_the_mirror_pair_at_the_largest_scale(model, images):
+    discriminants = torch.randn(2, 5, model.backbone.width)
 
-    def cosine(view):
+    def score(view):
         tokens = model.backbone(view)
-        return to_map(tokens.key_BND @ prototypes.transpose(1, 2), tokens.grid)
+        return to_map(tokens.key_BND @ discriminants.transpose(1, 2), tokens.grid)
 
-    views = [images, resize(images, (72, 48))]
-    expected = [resize((cosine(x) + cosine(x.flip(-1)).flip(-1)) / 2, (12, 8)) for x in views]
-    result = model.cam_pass(images, (1.0, 1.5), (12, 8), prototypes_BRD=prototypes)
-    torch.testing.assert_close(result.cosine_BRhw, sum(expected) / 2, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(result.key_BNE, model.backbone(views[1]).key_BND, atol=1e-5, rtol=1e-4)
-    assert model.cam_pass(images, (1.0,), (6, 4)).cosine_BRhw is None
+    large = resize(images, (72, 48))
+    expected = resize((score(large) + score(large.flip(-1)).flip(-1)) / 2, (12, 8))
+    for scales in ((1.0, 1.5), (1.5, 0.5)):
+        result = model.cam_pass(images, scales, (12, 8), discriminants_BRD=discriminants)
+        torch.testing.assert_close(result.memory_BRhw, expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(result.key_BNE, model.backbone(large).key_BND, atol=1e-5, rtol=1e-4)
+        assert result.key_grid == (9, 6)
+    assert model.cam_pass(images, (1.0,), (6, 4)).memory_BRhw is None
 
 
 def test_maps_of_a_mirror_image_are_mirrored(model, images):
@@ -111,13 +113,13 @@ def test_top_share_averages_the_strongest_activations():
     torch.testing.assert_close(network.logits(tokens)[0].double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_cosines_keep_their_digits_under_bf16(model, images, monkeypatch):
-    """In bf16 those to prototypes that lie close together would be one number."""
+def test_what_the_memory_says_keeps_its_digits_under_bf16(model, images, monkeypatch):
+    """In bf16 classes that lie close together would be one number."""
     kinds = []
     monkeypatch.setattr(
         "stcl_models.stcl.to_map", lambda tokens, grid: kinds.append(tokens.dtype) or to_map(tokens, grid)
     )
-    prototypes = torch.nn.functional.normalize(torch.randn(2, 5, model.backbone.width), dim=-1)
+    discriminants = torch.randn(2, 5, model.backbone.width)
     with torch.autocast("cpu", torch.bfloat16):
-        model.cam_pass(images, (1.0,), (6, 4), prototypes_BRD=prototypes)
+        model.cam_pass(images, (1.0,), (6, 4), discriminants_BRD=discriminants)
     assert kinds[-1] == torch.float32

@@ -1,17 +1,22 @@
+import copy
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from helpers import quick
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from stcl_cli import pipeline
 from stcl_cli.config import TrainConfig
 from stcl_cli.data.photos import Photo, list_photos, read_photo
+from stcl_cli.memory import RIDGE, TEMPER
 from stcl_cli.networks import load_stcl
 from stcl_cli.runtime import make_runtime
 from stcl_cli.stages import consolidate as module
-from stcl_cli.stages.consolidate import choose, consolidate, regions_of_photos
+from stcl_cli.stages.consolidate import Found, choose, consolidate, regions_of_photos
 from stcl_models.memory_bank import Entries, MemoryBank
 
 RUNTIME = make_runtime("cpu")
@@ -41,7 +46,8 @@ def told(model, config, labelled):
 
 def test_the_memory_holds_the_regions_of_every_photo_and_no_other(run, monkeypatch):
     model, config, labelled = run
-    expected = [torch.cat(column) for column in zip(*regions(model, config, labelled), strict=True)]
+    found = regions(model, config, labelled)
+    expected = [torch.cat(column) for column in zip(*(one.entries for one in found), strict=True)]
     assert set(expected[1].tolist()) == {0, 1, 2}
     monkeypatch.setattr(module, "CHUNK", 2)
     model.memory.adaptive = False  # or the gate keeps some out
@@ -57,15 +63,54 @@ def test_the_memory_holds_the_regions_of_every_photo_and_no_other(run, monkeypat
     assert model.training
 
 
+def test_what_it_says_is_learnt_from_the_tokens_that_are_sure_by_the_new_prototypes(run):
+    """Against a loop over tokens, and scikit-learn's analysis of those that it finds."""
+    model, config, labelled = run
+    config = dataclasses.replace(config, guidance=0.3, beta_low=0.4, beta_high=0.5)
+    labelled[1] = (labelled[1][0], (0, 1))
+    samples = [one.sample for one in regions(model, config, labelled)]
+    told(model, config, labelled)
+    bank = copy.deepcopy(model.memory)
+    bank.read_by_prototypes()
+    view, token_NE, class_N = bank.view(), [], []
+    for key_SE, cam_KS, slots_1K in samples:
+        own = [0, *(slot + 1 for slot in slots_1K[0].tolist())]
+        for key, cam in zip(key_SE.double(), cam_KS.double().t(), strict=True):
+            scores = [key @ view.discriminant_CE[c].double() + view.offset_C[c] for c in own]
+            remembered = torch.stack(scores).softmax(0)[1:]
+            maps = [
+                (1 - 0.3 * view.trust_C[c]) * value + 0.3 * view.trust_C[c] * share
+                for c, value, share in zip(own[1:], cam, remembered, strict=True)
+            ]
+            best = max(maps)
+            if best >= 0.5 or best <= 0.4:
+                token_NE.append(key)
+                class_N.append(own[1 + maps.index(best)] if best >= 0.5 else 0)
+    assert set(class_N) == {0, 1, 2}
+    oracle = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=RIDGE / (1 + RIDGE))
+    oracle.fit(torch.stack(token_NE).numpy(), class_N)
+    scale = TEMPER / (1 + RIDGE)
+    worst = np.abs(model.memory.discriminant.numpy() - scale * oracle.coef_).max()
+    assert worst < 1e-3 * np.abs(scale * oracle.coef_).max()
+
+
+def test_of_many_photos_a_few_tokens_each_are_looked_at_again(run, monkeypatch):
+    model, config, labelled = run
+    monkeypatch.setattr(module, "SAMPLE", 10)
+    for one in regions(model, config, labelled):
+        assert one.sample.key_SE.shape == (3, model.memory.prototype.shape[1])
+        assert one.sample.cam_KS.shape == (1, 3)
+
+
 def test_first_in_first_out_holds_here_too(run, monkeypatch):
     model, config, labelled = run
+    row = torch.eye(1, model.memory.embedding.shape[2])
     monkeypatch.setattr(module, "CHUNK", 1)
     monkeypatch.setattr(
         module,
         "regions_of_photos",
         lambda model, config, runtime, labelled, indices: (
-            Entries(torch.eye(1, model.memory.embedding.shape[2]), *torch.tensor([[0], [1], [index]]))
-            for index in indices
+            Found(Entries(row, *torch.tensor([[0], [1], [index]])), None) for index in indices
         ),
     )
     model.memory = MemoryBank(3, model.memory.embedding.shape[2], slots=3, adaptive=False)
@@ -79,7 +124,10 @@ def test_a_class_that_nothing_is_found_of_keeps_what_it_had_and_a_broken_photo_i
     (tmp_path / "broken.jpg").write_text("no photo")
     told(model, config, [(Photo("broken", tmp_path / "broken.jpg"), (0,)), labelled[1]])
     for name, value in model.memory.named_buffers():
-        assert torch.equal(value[1], before[name][1])
+        if name not in ("discriminant", "offset"):
+            assert torch.equal(value[1], before[name][1])
+    assert before["discriminant"][1].any()
+    assert not model.memory.discriminant[1].any()
     assert not torch.equal(model.memory.prototype[2], before["prototype"][2])
     assert set(model.memory.photo[2].tolist()) == {-1, 1}
 
@@ -104,7 +152,7 @@ def test_how_sure_the_classifier_is_does_not_count(run):
     with torch.no_grad():
         model.classifier.weight.mul_(0.01)  # all classes: near one half; the maps stay, as they are normalised
     (again,) = regions(model, config, labelled[:1])
-    torch.testing.assert_close(again.quality_R, first.quality_R, atol=1e-3, rtol=0)
+    torch.testing.assert_close(again.entries.quality_R, first.entries.quality_R, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("most", [2, 32])
@@ -116,10 +164,12 @@ def test_photos_together_leave_what_each_leaves_alone(run, monkeypatch, most):
     monkeypatch.setattr(module, "photo_cams", lambda *of: sizes.append(len(of[2])) or photo_cams(*of))
     monkeypatch.setitem(pipeline.BATCH_PIXELS, "cpu", most * 48 * 64)
     for index, (single, together) in enumerate(zip(alone, regions(model, config, labelled), strict=True)):
-        assert together.photo_R.tolist() == [index] * len(single.photo_R)
-        assert together.class_R.tolist() == single.class_R.tolist()
-        torch.testing.assert_close(together.embedding_RE, single.embedding_RE, atol=1e-5, rtol=0)
-        torch.testing.assert_close(together.quality_R, single.quality_R, atol=1e-5, rtol=0)
+        assert together.entries.photo_R.tolist() == [index] * len(single.entries.photo_R)
+        assert together.entries.class_R.tolist() == single.entries.class_R.tolist()
+        torch.testing.assert_close(together.entries.embedding_RE, single.entries.embedding_RE, atol=1e-5, rtol=0)
+        torch.testing.assert_close(together.entries.quality_R, single.entries.quality_R, atol=1e-5, rtol=0)
+        for mine, other in zip(together.sample, single.sample, strict=True):
+            torch.testing.assert_close(mine, other, atol=1e-3, rtol=0)
     assert sizes == ([2, 1] if most == 2 else [3])
 
 

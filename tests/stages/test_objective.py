@@ -11,7 +11,7 @@ from torch import nn
 from stcl_cli.cams import local_crop_corners
 from stcl_cli.config import TrainConfig
 from stcl_cli.losses.dense_energy import dense_energy
-from stcl_cli.memory import memory_maps, prototypes_of
+from stcl_cli.memory import discriminants_of, memory_maps
 from stcl_cli.networks import build_stcl
 from stcl_cli.refine.par import pixel_adaptive_refine
 from stcl_cli.runtime import make_runtime
@@ -131,10 +131,10 @@ def plain_losses(model, batch):
 
 def plain_cam_pass(model, images, slots_BK):
     """One view of one photo at a time."""
-    prototypes = prototypes_of(model.memory.view(), slots_BK)
+    discriminants = discriminants_of(model.memory.view(), slots_BK)
     per_photo = []
-    for image, prototype in zip(images, prototypes, strict=True):
-        cams, cams_aux, scores, cosines, mirrors, keys = [], [], [], [], [], []
+    for image, own in zip(images, discriminants, strict=True):
+        cams, cams_aux, scores, remembered, mirrors, keys = [], [], [], [], [], []
         for scale in CONFIG.cam_scales:
             side = round(CROP * scale / PATCH) * PATCH
             view = F.interpolate(image[None], size=(side, side), mode="bilinear")
@@ -146,13 +146,13 @@ def plain_cam_pass(model, images, slots_BK):
             ):
                 straight, turned = ((t @ classifier.weight.t()).transpose(1, 2).reshape(grid) for t in pair)
                 found.append(bilinear(torch.maximum(straight, turned.flip(-1)).relu()))
-            straight, turned = ((t.key_BND @ prototype.t()).transpose(1, 2).reshape(grid) for t in (plain, mirror))
-            cosines.append(bilinear((straight + turned.flip(-1)) / 2))
+            straight, turned = ((t.key_BND @ own.t()).transpose(1, 2).reshape(grid) for t in (plain, mirror))
+            remembered.append(bilinear((straight + turned.flip(-1)) / 2))
             scores += [tokens.patch_BND.amax(1) @ model.classifier.weight.t() for tokens in (plain, mirror)]
             mirrors.append(mirror.class_BD)
             keys.append(plain.key_BND)
         means = [torch.stack(values).mean(0) for values in (cams, cams_aux, scores)]
-        per_photo.append([*means, mirrors[0], torch.stack(cosines).mean(0), keys[2]])
+        per_photo.append([*means, mirrors[0], remembered[2], keys[2]])
     return CamPass(*(torch.cat(values) for values in zip(*per_photo, strict=True)), (12, 12))
 
 
@@ -173,7 +173,7 @@ def plain_maps(cam_BChw, cams, model, slots_BK, valid):
         for slot, label in enumerate(row):
             if label >= 0:
                 own[photo, slot] = cam_BChw[photo, label]
-    remembered, trust = memory_maps(cams.cosine_BRhw, model.memory.view(), slots_BK)
+    remembered, trust = memory_maps(cams.memory_BRhw, model.memory.view(), slots_BK)
     share = CONFIG.guidance * trust[:, :, None, None]
     return min_max((1 - share) * min_max(own * inside) + share * min_max(remembered * inside))
 
@@ -237,11 +237,11 @@ def plain_target(maps_BKHW, photos, slots_BK):
 
 @pytest.fixture(scope="module")
 def plain(model):
-    return plain_step(model, make_batch(10))
+    return plain_step(model, make_batch(11))
 
 
 def test_shared_passes_give_the_losses_and_gradients_of_the_plain_way(model, plain):
-    parts, found, after = step(model, make_batch(10))
+    parts, found, after = step(model, make_batch(11))
     expected_parts, expected, expected_after = plain
     assert parts.keys() == expected_parts.keys() == WEIGHTS.keys()
     for name, value in parts.items():
@@ -256,7 +256,7 @@ def test_shared_passes_give_the_losses_and_gradients_of_the_plain_way(model, pla
 
 def test_bfloat16_stays_near_the_plain_way(model, plain):
     """Losses to 1 %; gradients less closely, as global max pooling now and then takes another patch."""
-    parts, found, _ = step(model, make_batch(10), "bf16")
+    parts, found, _ = step(model, make_batch(11), "bf16")
     expected_parts, expected, _ = plain
     for name, value in parts.items():
         assert value.item() == pytest.approx(expected_parts[name].item(), rel=0.01), name
@@ -266,7 +266,7 @@ def test_bfloat16_stays_near_the_plain_way(model, plain):
 
 def test_which_losses_a_batch_in_parts_keeps(model):
     """Means over photos; not those over pairs, of which the padded photo has fewer."""
-    batch = make_batch(10)
+    batch = make_batch(11)
     whole, _, _ = step(model, batch)
     parts = [step(model, {name: values[row : row + 1] for name, values in batch.items()})[0] for row in (0, 1)]
     means = {name: ((parts[0][name] + parts[1][name]) / 2).item() for name in whole}
@@ -287,18 +287,18 @@ def test_a_phase_computes_no_more_passes_than_it_needs(model):
         (LATE, [(2, CROP), (2, CROP), (4, 64), (4, 192), (2 * CONFIG.local_crops, 64)]),
     ):
         counted.clear()
-        objective(make_batch(10), progress)
+        objective(make_batch(11), progress)
         assert counted == views
 
 
 def test_contrast_waits_for_a_memory_to_guide(model):
     before, after = 0.3, 0.5  # between --contrast-start and --memory-start, and later
     objective = Objective(copy.deepcopy(model), CONFIG, make_runtime("cpu"))
-    assert not {"patch", "class"} & objective(make_batch(10), before)[1].keys()
-    assert {"patch", "class", "memory"} <= objective(make_batch(10), after)[1].keys()
+    assert not {"patch", "class"} & objective(make_batch(11), before)[1].keys()
+    assert {"patch", "class", "memory"} <= objective(make_batch(11), after)[1].keys()
     for other in (replace(CONFIG, memory_slots=0), replace(CONFIG, guidance=0.0)):
         objective = Objective(build_stcl(other, CLASSES).train(), other, make_runtime("cpu"))
-        assert {"patch", "class"} <= objective(make_batch(10), before)[1].keys()
+        assert {"patch", "class"} <= objective(make_batch(11), before)[1].keys()
 
 
 @pytest.mark.cuda

@@ -1,6 +1,6 @@
-"""What the tokens of a ViT's blocks know of objects: maps by prototypes of true regions, and of the classifier's.
+"""What the tokens of a ViT's blocks know of objects: maps by a memory of true regions, and of the classifier's.
 
-    python examples/benchmarks/prototypes.py DATA -m RUN [--every 4] [--blocks 6 8 12]
+    python examples/benchmarks/tokens.py DATA -m RUN [--every 4] [--blocks 6 8 12]
 
 DATA as for ablation.py. A memory is filled once with the regions of DATA's train photos, as a training fills its own,
 and its maps of the same photos are measured: what the best regions could give with these tokens, and what a memory
@@ -27,10 +27,10 @@ from stcl_cli.data.labels import match_labels, read_labels
 from stcl_cli.data.photos import list_photos, read_photo
 from stcl_cli.formats.masks import IGNORE, read_mask
 from stcl_cli.inference import photo_cams
-from stcl_cli.memory import LEAST_PATCHES, memory_maps, region_embeddings, region_masks, region_quality
+from stcl_cli.memory import discriminants_of, fisher_discriminants, memory_maps, region_masks, token_sums
 from stcl_cli.networks import build_stcl, load_stcl
 from stcl_cli.runtime import make_runtime
-from stcl_models.memory_bank import Entries, MemoryBank
+from stcl_models.memory_bank import MemoryBank
 
 
 class Seen(NamedTuple):
@@ -95,29 +95,23 @@ def _look(backbone, pixels, cams, labels, truth_HW, blocks) -> Seen:
 
 
 def _memory(regions: list[tuple[Tensor, Tensor, Tensor]], classes: int) -> MemoryBank:
-    """Filled twice: what is like background counts less in a class's region once background is known."""
-    background_E = torch.zeros(regions[0][0].shape[1])
-    for _ in range(2):
-        bank = MemoryBank(classes + 1, len(background_E), slots=len(regions))
-        for tokens_ND, maps_1Khw, slots_1K in regions:
-            valid = torch.ones(1, *maps_1Khw.shape[2:], dtype=torch.bool)
-            masks, class_1R = region_masks(maps_1Khw, slots_1K, valid, TrainConfig.beta_low, TrainConfig.beta_high)
-            embedding = region_embeddings(tokens_ND[None], masks, background_E)[0]
-            quality_1R = region_quality(maps_1Khw, masks, torch.ones_like(slots_1K, dtype=torch.float))
-            real = masks[0].sum(1) >= LEAST_PATCHES
-            photo_R = torch.zeros_like(class_1R[0])
-            bank.update(Entries(embedding[real], class_1R[0][real], quality_1R[0][real], photo_R[real]), 0)
-        background_E = bank.prototype[0]
-    bank.trust.fill_(1)
+    bank = MemoryBank(classes + 1, regions[0][0].shape[1], slots=1)
+    sums = (0, 0, 0)
+    for tokens_ND, maps_1Khw, slots_1K in regions:
+        valid = torch.ones(1, *maps_1Khw.shape[2:], dtype=torch.bool)
+        masks, class_1R = region_masks(maps_1Khw, slots_1K, valid, TrainConfig.beta_low, TrainConfig.beta_high)
+        found = token_sums(tokens_ND[None], masks, class_1R, classes + 1)
+        sums = [total + new for total, new in zip(sums, found, strict=True)]
+    for buffer, learnt in zip((bank.discriminant, bank.offset), fisher_discriminants(*sums), strict=True):
+        buffer.copy_(learnt)
     return bank
 
 
 def _miou(seen: list[Seen], block: int, bank: MemoryBank, classes: int) -> float:
     sweep = CamSweep(classes)
     for one in seen:
-        prototypes_RE = bank.prototype[torch.cat([torch.zeros(1, dtype=torch.long), one.slots_1K[0] + 1])]
-        cosine = (one.tokens[block] @ prototypes_RE.t()).t().unflatten(1, one.cam_1Khw.shape[2:])[None]
-        maps, _ = memory_maps(cosine, bank.view(), one.slots_1K)
+        scores = one.tokens[block] @ discriminants_of(bank.view(), one.slots_1K)[0].t()
+        maps, _ = memory_maps(scores.t().unflatten(1, one.cam_1Khw.shape[2:])[None], bank.view(), one.slots_1K)
         maps = F.interpolate(maps, size=one.truth_HW.shape, mode="bilinear")
         sweep.add(one.truth_HW, normalise_cams(maps)[0].numpy(), one.slots_1K[0].tolist())
     return sweep.best()[0]
