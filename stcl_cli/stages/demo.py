@@ -34,7 +34,7 @@ TRAINING = {
     "memory_start": 0.6,
     "cam_scales": (1.0,),
 }
-BACKGROUND = (0.15, 0.2)
+BACKGROUND = (0.08, 0.12)
 SECOND_STAGE = {"iterations": 200, "batch_size": 16, "crop_size": 96, "rescale": (0.75, 1.5), "lr": 5e-4}
 
 
