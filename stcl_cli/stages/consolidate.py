@@ -74,8 +74,8 @@ def consolidate(
     chunks = [chosen[first : first + CHUNK] for first in range(0, len(chosen), CHUNK)]
     shares = [np.array_split(chunk, ranks())[rank()] for chunk in chunks]  # gathered, they are in order again
     mine = [int(index) for share in shares for index in share]
-    samples = []
-    with closing(regions_of_photos(model, config, runtime, labelled, mine)) as found:
+    samples, tokens = [], max(1, SAMPLE // max(1, len(chosen)))
+    with closing(regions_of_photos(model, config, runtime, labelled, mine, tokens)) as found:
         for number, share in enumerate(shares):
             tell(f"consolidating the memory {number * CHUNK}/{len(chosen)}")
             own = list(islice(found, len(share)))
@@ -134,9 +134,9 @@ def no_entries(bank: MemoryBank) -> Entries:
 
 
 def regions_of_photos(
-    model: Stcl, config: TrainConfig, runtime: Runtime, labelled: Labelled, indices: Sequence[int]
+    model: Stcl, config: TrainConfig, runtime: Runtime, labelled: Labelled, indices: Sequence[int], tokens: int
 ) -> Iterator[Found]:
-    """What each of the photos at `indices` leaves in the memory, in their order."""
+    """What each of the photos at `indices` leaves in the memory, in their order, with at most `tokens` as a sample."""
     number = {labelled[index][0].name: index for index in indices}
     network = Network(model, runtime)
 
@@ -145,8 +145,7 @@ def regions_of_photos(
 
     def compute(photos: list[Photo], pixels: list[np.ndarray]) -> list[Found | PhotoError]:
         inputs = [(number[photo.name], image) for photo, image in zip(photos, pixels, strict=True)]
-        find = partial(_regions, config, labelled, max(1, SAMPLE // len(labelled)))
-        return network.compute(find, inputs, [photo.path for photo in photos])
+        return network.compute(partial(_regions, config, labelled, tokens), inputs, [photo.path for photo in photos])
 
     def keep(photo: Photo, found: Found) -> Found:
         return found

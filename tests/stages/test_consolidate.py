@@ -34,8 +34,8 @@ def run(trained):
     return model, config, labelled
 
 
-def regions(model, config, labelled):
-    return list(regions_of_photos(model, config, RUNTIME, labelled, range(len(labelled))))
+def regions(model, config, labelled, tokens=1000):
+    return list(regions_of_photos(model, config, RUNTIME, labelled, range(len(labelled)), tokens))
 
 
 def told(model, config, labelled):
@@ -96,10 +96,15 @@ def test_what_it_says_is_learnt_from_the_tokens_that_are_sure_by_the_new_prototy
 
 def test_of_many_photos_a_few_tokens_each_are_looked_at_again(run, monkeypatch):
     model, config, labelled = run
-    monkeypatch.setattr(module, "SAMPLE", 10)
-    for one in regions(model, config, labelled):
+    for one in regions(model, config, labelled, 3):
         assert one.sample.key_SE.shape == (3, model.memory.prototype.shape[1])
         assert one.sample.cam_KS.shape == (1, 3)
+    asked = []
+    monkeypatch.setattr(module, "SAMPLE", 10)
+    monkeypatch.setattr(module, "regions_of_photos", lambda *of: asked.append(of[-1]) or regions_of_photos(*of))
+    model.memory = MemoryBank(3, model.memory.embedding.shape[2], slots=1)
+    told(model, config, labelled * 5)  # of which two are chosen
+    assert asked == [5]
 
 
 def test_first_in_first_out_holds_here_too(run, monkeypatch):
@@ -109,7 +114,7 @@ def test_first_in_first_out_holds_here_too(run, monkeypatch):
     monkeypatch.setattr(
         module,
         "regions_of_photos",
-        lambda model, config, runtime, labelled, indices: (
+        lambda model, config, runtime, labelled, indices, tokens: (
             Found(Entries(row, *torch.tensor([[0], [1], [index]])), None) for index in indices
         ),
     )
