@@ -49,8 +49,8 @@ class MemoryBank(nn.Module):
     an untrained network stored is soon of no account; without it every entry is stored, the oldest slot goes (first in,
     first out), and the prototype is the plain mean.
 
-    What it says of a token is linear in the token, `discriminant` and `offset` of each class: from `update` on by the
-    cosines to the prototypes; `stcl_cli.stages.consolidate` puts something better in their place.
+    What it says of a token is linear in the token, `discriminant` and `offset` of each class: after an `update` by
+    the cosines to the prototypes; who knows better may set them.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ from stcl_cli.memory import (
     region_quality,
     token_sums,
 )
-from stcl_models.memory_bank import BankView
+from stcl_models.memory_bank import BankView, Entries, MemoryBank
 
 B, C, H, W, E = 2, 5, 4, 6, 8
 
@@ -51,6 +51,16 @@ def test_maps_are_probabilities_that_leave_room_for_background():
     assert (maps >= 0).all()
     assert (maps.sum(1) < 1).all()
     assert (maps[1, 1] == 0).all()
+
+
+def test_a_patch_on_a_prototype_is_that_class_and_one_on_background_is_none():
+    prototype, bank = torch.eye(C, E), MemoryBank(C, E, slots=1)
+    bank.update(Entries(prototype, torch.arange(C), torch.full((C,), 0.9), torch.zeros(C, dtype=torch.long)), 0)
+    view, slots_BK = bank.view(), torch.tensor([[0, 2]])
+    on = (discriminants_of(view, slots_BK)[0] @ prototype[[0, 1, 3]].T)[None, :, None]  # patches on classes 0, 1 and 3
+    maps, _ = memory_maps(on, view, slots_BK)
+    assert maps[0, :, 0].argmax(0).tolist()[1:] == [0, 1]
+    assert (maps[0, :, 0].amax(0) > 0.7).tolist() == [False, True, True]
 
 
 def test_maps_by_hand():

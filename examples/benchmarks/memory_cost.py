@@ -87,7 +87,7 @@ def fill(bank: nn.Module) -> None:
     bank.photo.fill_(0)
     bank.prototype.copy_(nn.functional.normalize(bank.embedding.mean(1), dim=-1))
     bank.trust.fill_(1)
-    bank.discriminant.copy_(bank.prototype)
+    bank.read_by_prototypes()
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def consolidate(
     """Fill the model's memory bank anew, on all ranks alike. Photos that cannot be read, or that there is too little
     memory for, are passed over.
 
-    A class that no sure region is found of keeps what it had.
+    A class that no sure region is found of keeps its slots; one without a sure token has its CAM alone for a map.
     """
     old, new = model.memory, model.memory.empty()
     chosen = choose(labelled, new.embedding.shape[1])
