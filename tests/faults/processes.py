@@ -111,7 +111,9 @@ def _be_the_command(
         os.chdir(folder)
         for number in (1, 2):
             os.dup2(pipes[number - 1], number)
-        sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        # Line by line, as Python's own: a thread that ends the process (watch.py) leaves nobody to flush it.
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
         _count_changes(pipes[2], strike)
         if largest_file is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
