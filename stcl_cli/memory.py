@@ -16,9 +16,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from stcl_models.memory_bank import BankView
 
-RIDGE = 0.3  # added to the spread of tokens in every direction, relative to their mean spread
-TEMPER = 0.3  # neighbouring tokens say much the same, so each says less than one drawn alone
-BACKGROUND_LEAD = 1.0  # of background's offset, as most of a photo is background
 PURITY = 4.0  # how much less a region's token counts that is like background
 LEAST_PATCHES = 3  # a smaller region is not stored
 
@@ -41,24 +38,6 @@ def memory_maps(score_BRhw: Tensor, bank: BankView, slots_BK: Tensor) -> tuple[T
     own = score[:, 1:].masked_fill(~known_BK[:, :, None, None], -torch.inf)
     probability = torch.cat([score[:, :1], own], 1).softmax(1)[:, 1:]
     return probability, known_BK * bank.trust_C[class_BR[:, 1:]]
-
-
-def fisher_discriminants(count_C: Tensor, sum_CE: Tensor, square_EE: Tensor) -> tuple[Tensor, Tensor]:
-    """Linear discriminants (C,E) and offsets (C) of classes of tokens, background first (Fisher 1936).
-
-    From the number and sum of each class's tokens and the sum of x x^T over all of them. With m a class's mean and S
-    the spread around the means, one for all classes: S^-1 m and -1/2 m S^-1 m, times TEMPER. A class without tokens has
-    zeros.
-    """
-    count_C, sum_CE, square_EE = count_C.double(), sum_CE.double(), square_EE.double()  # the spread is a difference
-    mean_CE = sum_CE / count_C.clamp_min(1)[:, None]
-    spread_EE = (square_EE - mean_CE.t() @ sum_CE) / count_C.sum().clamp_min(1)
-    ridge = (RIDGE * spread_EE.diagonal().mean()).clamp_min(1e-8)
-    spread_EE = spread_EE + ridge * torch.eye(len(spread_EE), device=ridge.device)
-    discriminant_CE = torch.linalg.solve(spread_EE, mean_CE.t()).t()
-    offset_C = -(mean_CE * discriminant_CE).sum(1) / 2
-    offset_C[0] += BACKGROUND_LEAD / TEMPER
-    return (TEMPER * discriminant_CE).float(), (TEMPER * offset_C).float()
 
 
 def fuse(cam_BKhw: Tensor, memory_BKhw: Tensor, trust_BK: Tensor, weight: float) -> Tensor:
@@ -94,15 +73,6 @@ def region_embeddings(key_BND: Tensor, masks_BRN: Tensor, background_E: Tensor) 
         masks_BRN = torch.cat([masks_BRN[:, :1], masks_BRN[:, 1:] * unlike_BN[:, None]], 1)
     # Of a region that is all like background little is left, of which the direction counts.
     return F.normalize(torch.bmm(masks_BRN, key_BND.float()), dim=-1, eps=1e-18)
-
-
-def token_sums(key_BND: Tensor, masks_BRN: Tensor, classes_BR: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What `fisher_discriminants` wants of the tokens of all regions: count (C), sum (C,E), square (E,E)."""
-    key_BND = key_BND.float()
-    own_CX = F.one_hot(classes_BR.flatten().clamp_min(0), classes).t().float()  # no region in an empty slot
-    inside_BN1 = masks_BRN.sum(1)[:, :, None]  # a token is in one region at the most
-    square_EE = (key_BND * inside_BN1).flatten(0, 1).t() @ key_BND.flatten(0, 1)
-    return own_CX @ masks_BRN.sum(2).flatten(), own_CX @ torch.bmm(masks_BRN, key_BND).flatten(0, 1), square_EE
 
 
 def region_quality(maps_BKhw: Tensor, masks_BRN: Tensor, probability_BK: Tensor) -> Tensor:

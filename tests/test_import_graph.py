@@ -35,6 +35,7 @@ LAYERS = [
         "formats",
         "cams",
         "cam_sweep",
+        "discriminants",
         "losses",
         "memory",
         "metrics",

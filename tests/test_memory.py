@@ -1,25 +1,17 @@
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import quick
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from stcl_cli.memory import (
-    BACKGROUND_LEAD,
-    RIDGE,
-    TEMPER,
     discriminants_of,
-    fisher_discriminants,
     fuse,
     memory_maps,
     nearest_own_class,
     region_embeddings,
     region_masks,
     region_quality,
-    token_sums,
 )
 from stcl_models.memory_bank import BankView, Entries, MemoryBank
 
@@ -148,60 +140,6 @@ def test_an_embedding_has_unit_length_also_where_all_is_like_background(apart):
     key = F.normalize(torch.tensor([[[1.0, (2 * apart) ** 0.5, 0]]]), dim=-1)
     masks = torch.ones(1, 2, 1)
     assert region_embeddings(key, masks, background).norm(dim=-1).tolist() == [pytest.approx([1, 1])]
-
-
-def tokens(count: int, seed: int, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N,E) and the class of each."""
-    generator = torch.Generator().manual_seed(seed)
-    own = torch.arange(count) % classes
-    centre = torch.randn(classes, E, generator=torch.Generator().manual_seed(9))
-    return centre[own] + torch.randn(count, E, generator=generator), own
-
-
-@quick
-@given(st.integers(0, 1000))
-def test_sums_over_the_tokens_of_regions_against_a_loop(seed):
-    torch.manual_seed(seed)
-    key, place = torch.randn(B, 6, E), torch.randint(-1, 3, (B, 6))
-    place[1][place[1] == 2] = -1  # an empty slot
-    masks = torch.stack([(place == region).float() for region in range(3)], 1)
-    count, total, square = token_sums(key, masks, torch.tensor([[0, 4, 1], [0, 1, -1]]), C)
-    own = {0: [], 1: [], 4: []}
-    for b, n in torch.cartesian_prod(torch.arange(B), torch.arange(6)).tolist():
-        if place[b, n] >= 0:
-            own[[[0, 4, 1], [0, 1]][b][place[b, n]]].append(key[b, n])
-    for label in range(C):
-        assert count[label] == len(own.get(label, []))
-        torch.testing.assert_close(total[label], sum(own.get(label, []), torch.zeros(E)))
-    inside = [torch.outer(token, token) for of_class in own.values() for token in of_class]
-    torch.testing.assert_close(square, sum(inside, torch.zeros(E, E)))
-
-
-@quick
-@given(st.integers(0, 1000))
-def test_the_discriminants_are_scikit_learn_s(seed):
-    token_NE, class_N = tokens(90, seed)
-    own_CN = F.one_hot(class_N).t().float()
-    discriminant, offset = fisher_discriminants(own_CN.sum(1), own_CN @ token_NE, token_NE.t() @ token_NE)
-    # Its shrinkage s is our ridge r = s / (1 - s), but for the scale.
-    oracle = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=RIDGE / (1 + RIDGE)).fit(token_NE.double(), class_N)
-    scale = TEMPER / (1 + RIDGE)
-    np.testing.assert_allclose(discriminant, scale * oracle.coef_, rtol=1e-3, atol=1e-4)
-    own_offset = scale * (oracle.intercept_ - np.log(oracle.priors_))
-    own_offset[0] += BACKGROUND_LEAD
-    np.testing.assert_allclose(offset, own_offset, rtol=1e-3, atol=1e-4)
-
-
-def test_a_class_without_tokens_has_no_discriminant_and_tokens_that_do_not_spread_are_read_too():
-    rows = torch.eye(E)[:2]
-    count, total = torch.tensor([1.0, 1, 0]), torch.cat([rows, torch.zeros(1, E)])
-    discriminant, offset = fisher_discriminants(count, total, rows.t() @ rows)
-    assert discriminant.isfinite().all()
-    assert not discriminant[2].any()
-    assert offset[2] == 0
-    assert (rows @ discriminant[:2].t() + offset[:2]).argmax(1).tolist() == [0, 1]
-    nothing, _ = fisher_discriminants(torch.zeros(3), torch.zeros(3, E), torch.zeros(E, E))
-    assert not nothing.any()
 
 
 def test_quality_is_the_mean_map_times_the_class_probability():

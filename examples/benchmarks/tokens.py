@@ -25,9 +25,10 @@ from stcl_cli.cams import normalise_cams
 from stcl_cli.config import TrainConfig
 from stcl_cli.data.labels import match_labels, read_labels
 from stcl_cli.data.photos import list_photos, read_photo
+from stcl_cli.discriminants import fisher_discriminants
 from stcl_cli.formats.masks import IGNORE, read_mask
 from stcl_cli.inference import photo_cams
-from stcl_cli.memory import discriminants_of, fisher_discriminants, memory_maps, region_masks, token_sums
+from stcl_cli.memory import discriminants_of, memory_maps, region_masks
 from stcl_cli.networks import build_stcl, load_stcl
 from stcl_cli.runtime import make_runtime
 from stcl_models.memory_bank import MemoryBank
@@ -96,14 +97,15 @@ def _look(backbone, pixels, cams, labels, truth_HW, blocks) -> Seen:
 
 def _memory(regions: list[tuple[Tensor, Tensor, Tensor]], classes: int) -> MemoryBank:
     bank = MemoryBank(classes + 1, regions[0][0].shape[1], slots=1)
-    sums = (0, 0, 0)
+    found = []
     for tokens_ND, maps_1Khw, slots_1K in regions:
         valid = torch.ones(1, *maps_1Khw.shape[2:], dtype=torch.bool)
         masks, class_1R = region_masks(maps_1Khw, slots_1K, valid, TrainConfig.beta_low, TrainConfig.beta_high)
-        found = token_sums(tokens_ND[None], masks, class_1R, classes + 1)
-        sums = [total + new for total, new in zip(sums, found, strict=True)]
-    for buffer, learnt in zip((bank.discriminant, bank.offset), fisher_discriminants(*sums), strict=True):
-        buffer.copy_(learnt)
+        sure_N, region_N = masks[0].max(0)
+        found.append((tokens_ND[sure_N > 0], class_1R[0, region_N][sure_N > 0]))
+    learnt = fisher_discriminants(*map(torch.cat, zip(*found, strict=True)), classes + 1)
+    for buffer, value in zip((bank.discriminant, bank.offset), learnt, strict=True):
+        buffer.copy_(value)
     return bank
 
 

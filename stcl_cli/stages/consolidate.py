@@ -2,8 +2,8 @@
 
 In training it sees random crops, some of them without the object that the photo's label names, by the eyes of networks
 that knew less. What it has learned from them is good enough to say where the objects of whole photos are; that is what
-it then keeps. And what it then says of a patch is no longer how near the prototypes are: all tokens of all sure regions
-tell how the tokens of a class spread, and so which of their differences count.
+it then keeps. And what it then says of a patch is no longer how near the prototypes are: the tokens of all sure regions
+tell the classes apart better (`discriminants.py`).
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from stcl_cli.config import TrainConfig
 from stcl_cli.data.photos import Photo, read_photo
-from stcl_cli.distributed import all_gather_rows, rank, ranks, sum_over_ranks
+from stcl_cli.discriminants import learn_discriminants
+from stcl_cli.distributed import all_gather_rows, rank, ranks
 from stcl_cli.errors import PhotoError
 from stcl_cli.inference import PhotoCams, label_maps, photo_cams
 from stcl_cli.memory import (
     LEAST_PATCHES,
     discriminants_of,
-    fisher_discriminants,
     fuse,
     memory_maps,
     region_embeddings,
     region_masks,
     region_quality,
-    token_sums,
 )
 from stcl_cli.pipeline import Pipeline
 from stcl_cli.runtime import Runtime
@@ -71,6 +71,8 @@ def consolidate(
     """
     old, new = model.memory, model.memory.empty()
     chosen = choose(labelled, new.embedding.shape[1])
+    if not chosen:
+        return
     chunks = [chosen[first : first + CHUNK] for first in range(0, len(chosen), CHUNK)]
     shares = [np.array_split(chunk, ranks())[rank()] for chunk in chunks]  # gathered, they are in order again
     mine = [int(index) for share in shares for index in share]
@@ -80,7 +82,8 @@ def consolidate(
             tell(f"consolidating the memory {number * CHUNK}/{len(chosen)}")
             own = list(islice(found, len(share)))
             rows = [torch.cat(column) for column in zip(no_entries(old), *(one.entries for one in own), strict=True)]
-            samples += [one.sample for one in own if one.sample]
+            places = np.searchsorted(chosen, share).tolist()
+            samples += [(place, one.sample) for place, one in zip(places, own, strict=True) if one.sample]
             # All alike in age, but where the oldest slot goes first.
             step = config.iterations + (0 if new.adaptive else number)
             new.update(Entries(*(all_gather_rows(row) for row in rows)), step)
@@ -88,9 +91,11 @@ def consolidate(
     for before, after in zip(old.buffers(), new.buffers(), strict=True):
         before[found_C] = after[found_C]
     old.read_by_prototypes()  # the new ones
-    discriminant_CE, offset_C = discriminants_by_prototypes(old, samples, config)
-    old.discriminant.copy_(discriminant_CE)
-    old.offset.copy_(offset_C)
+    shown = [torch.tensor(labelled[index][1], device=old.photo.device) + 1 for index in chosen]
+    labels_PK = pad_sequence(shown, batch_first=True)
+    learnt = learn_discriminants(*look_again(old, samples, config), labels_PK, len(old.prototype))
+    for buffer, value in zip((old.discriminant, old.offset), learnt, strict=True):
+        buffer.copy_(value)
     model.train()
 
 
@@ -107,25 +112,26 @@ def choose(labelled: Labelled, most: int) -> list[int]:
     return sorted(chosen)
 
 
-def discriminants_by_prototypes(
-    bank: MemoryBank, samples: Sequence[Sample], config: TrainConfig
-) -> tuple[Tensor, Tensor]:
-    """Discriminants and offsets of all classes, from the tokens that are sure by the CAMs and the bank's prototypes."""
-    classes, width = bank.prototype.shape
-    sums = [
-        bank.prototype.new_zeros(size, dtype=torch.double) for size in ((classes,), (classes, width), (width, width))
-    ]
+def look_again(
+    bank: MemoryBank, samples: Sequence[tuple[int, Sample]], config: TrainConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens (S,E) of all ranks' samples, the class of those that are sure by CAMs and prototypes, else -1, and the
+    number that each sample comes with."""
+    none = bank.photo.new_zeros(0)
+    keys, classes, numbers = [bank.prototype[:0].half()], [none], [none]
     view = bank.view()
-    for key_SE, cam_KS, slots_1K in samples:
-        key_1SE = key_SE[None].float()
-        score_1R1S = (discriminants_of(view, slots_1K) @ key_1SE.transpose(1, 2))[:, :, None]
+    for number, (key_SE, cam_KS, slots_1K) in samples:
+        score_1R1S = (discriminants_of(view, slots_1K) @ key_SE.float().t())[:, :, None]
         remembered, trust = memory_maps(score_1R1S, view, slots_1K)
         maps_1K1S = fuse(cam_KS[None, :, None], remembered, trust, config.guidance)
         valid = torch.ones_like(maps_1K1S[:, 0], dtype=torch.bool)
         masks, classes_1R = region_masks(maps_1K1S, slots_1K, valid, config.beta_low, config.beta_high)
-        found = token_sums(key_1SE, masks, classes_1R, classes)
-        sums = [total + new for total, new in zip(sums, found, strict=True)]
-    return fisher_discriminants(*map(sum_over_ranks, sums))
+        sure_S, region_S = masks[0].max(0)  # a token is in one region at the most
+        keys.append(key_SE)
+        classes.append(torch.where(sure_S > 0, classes_1R[0, region_S], -1))
+        numbers.append(torch.full_like(classes[-1], number))
+    keys, classes, numbers = (all_gather_rows(torch.cat(column)) for column in (keys, classes, numbers))
+    return keys, classes, numbers
 
 
 def no_entries(bank: MemoryBank) -> Entries:
