@@ -91,9 +91,8 @@ def consolidate(
     for before, after in zip(old.buffers(), new.buffers(), strict=True):
         before[found_C] = after[found_C]
     old.read_by_prototypes()  # the new ones
-    shown = [torch.tensor(labelled[index][1], device=old.photo.device) + 1 for index in chosen]
-    labels_PK = pad_sequence(shown, batch_first=True)
-    learnt = learn_discriminants(*look_again(old, samples, config), labels_PK, len(old.prototype))
+    labels_PK = pad_sequence([torch.tensor(labelled[index][1]) + 1 for index in chosen], batch_first=True)
+    learnt = learn_discriminants(*look_again(old, samples, config), labels_PK.to(old.photo.device), len(old.prototype))
     for buffer, value in zip((old.discriminant, old.offset), learnt, strict=True):
         buffer.copy_(value)
     model.train()
