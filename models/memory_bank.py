@@ -50,7 +50,7 @@ class MemoryBank(nn.Module):
     first out), and the prototype is the plain mean.
 
     What it says of a token is linear in the token, `discriminant` and `offset` of each class: after an `update` by
-    the cosines to the prototypes; who knows better may set them.
+    the cosines to the prototypes; who knows better has it `read_by` others.
     """
 
     def __init__(
@@ -151,9 +151,15 @@ class MemoryBank(nn.Module):
         known_C = self.prototype.any(1)
         apart_C = (1 - self.prototype @ self.prototype[0])[1:] * known_C[1:]
         apart = (apart_C.sum() / known_C[1:].sum().clamp_min(1)).clamp_min(1e-3)
-        self.discriminant.copy_(self.prototype * (SHARPNESS / apart))
-        self.offset.zero_()
-        self.offset[0] = SHARPNESS * BACKGROUND_MARGIN
+        offset_C = torch.zeros_like(self.offset)
+        offset_C[0] = SHARPNESS * BACKGROUND_MARGIN
+        self.read_by(self.prototype * (SHARPNESS / apart), offset_C)
+
+    @torch.no_grad()
+    def read_by(self, discriminant_CE: Tensor, offset_C: Tensor) -> None:
+        """Until the next `update`."""
+        self.discriminant.copy_(discriminant_CE)
+        self.offset.copy_(offset_C)
 
     def _value(self, class_R: Tensor, step: int) -> Tensor:
         """Of the slots of these classes (R,M)."""

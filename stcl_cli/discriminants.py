@@ -36,7 +36,7 @@ def learn_discriminants(
     token_SE = token_SE.float()
     kept_S = class_S >= 0
     for _ in range(ROUNDS):
-        mean_CE, spread_EE = moments(token_SE[kept_S], class_S[kept_S], classes)
+        mean_CE, spread_EE = _moments(token_SE[kept_S], class_S[kept_S], classes)
         against_background_CE = _solve(spread_EE, mean_CE - mean_CE[0])
         kept_S = class_S == 0
         for label in class_S[class_S > 0].unique().tolist():
@@ -46,7 +46,7 @@ def learn_discriminants(
             if count:
                 mean_E = stranger_S.float() @ token_SE / count
                 alike_S = token_SE @ _solve(spread_EE, (mean_CE[label] - mean_E)[None])[0]
-                least = alike_S[stranger_S].kthvalue(min(count, int(STRANGERS * count) + 1)).values
+                least = alike_S[stranger_S].kthvalue(int(STRANGERS * count) + 1).values
                 own = candidates[alike_S[candidates] >= least]
                 candidates = own if len(own) else candidates
             lead = token_SE[candidates] @ against_background_CE[label]
@@ -60,14 +60,14 @@ def fisher_discriminants(token_SE: Tensor, class_S: Tensor, classes: int) -> tup
     With m a class's mean and S the spread around the means, one for all classes: S^-1 m and -1/2 m S^-1 m, times
     TEMPER. A class without tokens has zeros.
     """
-    mean_CE, spread_EE = moments(token_SE, class_S, classes)
+    mean_CE, spread_EE = _moments(token_SE, class_S, classes)
     discriminant_CE = _solve(spread_EE, mean_CE)
     offset_C = -(mean_CE * discriminant_CE).sum(1) / 2
     offset_C[0] += BACKGROUND_LEAD / TEMPER
     return TEMPER * discriminant_CE, TEMPER * offset_C
 
 
-def moments(token_SE: Tensor, class_S: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+def _moments(token_SE: Tensor, class_S: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """The mean of each class (C,E), zero without tokens, and the spread around them (E,E), with its ridge."""
     width = token_SE.shape[1]
     sum_CE, square_EE = token_SE.new_zeros(classes, width), token_SE.new_zeros(width, width)

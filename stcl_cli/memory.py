@@ -61,6 +61,12 @@ def region_masks(
     return masks.flatten(2).float(), torch.cat([torch.zeros_like(classes[:, :1]), classes], 1)
 
 
+def region_of_patches(masks_BRN: Tensor, classes_BR: Tensor) -> Tensor:
+    """The class whose region each patch is in (B,N), -1 in none; of what `region_masks` gives: no regions overlap."""
+    inside_BN, region_BN = masks_BRN.max(1)
+    return torch.where(inside_BN > 0, classes_BR.gather(1, region_BN), -1)
+
+
 def region_embeddings(key_BND: Tensor, masks_BRN: Tensor, background_E: Tensor) -> Tensor:
     """Mean of the unit tokens of every region, of unit length (B,R,E); zero for a region without a patch.
 

@@ -11,6 +11,7 @@ from stcl_cli.memory import (
     nearest_own_class,
     region_embeddings,
     region_masks,
+    region_of_patches,
     region_quality,
 )
 from stcl_models.memory_bank import BankView, Entries, MemoryBank
@@ -140,6 +141,12 @@ def test_an_embedding_has_unit_length_also_where_all_is_like_background(apart):
     key = F.normalize(torch.tensor([[[1.0, (2 * apart) ** 0.5, 0]]]), dim=-1)
     masks = torch.ones(1, 2, 1)
     assert region_embeddings(key, masks, background).norm(dim=-1).tolist() == [pytest.approx([1, 1])]
+
+
+def test_the_region_that_a_patch_is_in():
+    masks = torch.tensor([[[1.0, 0, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]], [[0.0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]]])
+    found = region_of_patches(masks, torch.tensor([[0, 4, -1], [0, 2, 3]]))
+    assert found.tolist() == [[0, 4, -1, 4], [3, -1, -1, -1]]
 
 
 def test_quality_is_the_mean_map_times_the_class_probability():

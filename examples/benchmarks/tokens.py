@@ -28,7 +28,7 @@ from stcl_cli.data.photos import list_photos, read_photo
 from stcl_cli.discriminants import fisher_discriminants
 from stcl_cli.formats.masks import IGNORE, read_mask
 from stcl_cli.inference import photo_cams
-from stcl_cli.memory import discriminants_of, memory_maps, region_masks
+from stcl_cli.memory import discriminants_of, memory_maps, region_masks, region_of_patches
 from stcl_cli.networks import build_stcl, load_stcl
 from stcl_cli.runtime import make_runtime
 from stcl_models.memory_bank import MemoryBank
@@ -101,11 +101,9 @@ def _memory(regions: list[tuple[Tensor, Tensor, Tensor]], classes: int) -> Memor
     for tokens_ND, maps_1Khw, slots_1K in regions:
         valid = torch.ones(1, *maps_1Khw.shape[2:], dtype=torch.bool)
         masks, class_1R = region_masks(maps_1Khw, slots_1K, valid, TrainConfig.beta_low, TrainConfig.beta_high)
-        sure_N, region_N = masks[0].max(0)
-        found.append((tokens_ND[sure_N > 0], class_1R[0, region_N][sure_N > 0]))
-    learnt = fisher_discriminants(*map(torch.cat, zip(*found, strict=True)), classes + 1)
-    for buffer, value in zip((bank.discriminant, bank.offset), learnt, strict=True):
-        buffer.copy_(value)
+        class_N = region_of_patches(masks, class_1R)[0]
+        found.append((tokens_ND[class_N >= 0], class_N[class_N >= 0]))
+    bank.read_by(*fisher_discriminants(*map(torch.cat, zip(*found, strict=True)), classes + 1))
     return bank
 
 

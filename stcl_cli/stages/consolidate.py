@@ -32,6 +32,7 @@ from stcl_cli.memory import (
     memory_maps,
     region_embeddings,
     region_masks,
+    region_of_patches,
     region_quality,
 )
 from stcl_cli.pipeline import Pipeline
@@ -92,9 +93,8 @@ def consolidate(
         before[found_C] = after[found_C]
     old.read_by_prototypes()  # the new ones
     labels_PK = pad_sequence([torch.tensor(labelled[index][1]) + 1 for index in chosen], batch_first=True)
-    learnt = learn_discriminants(*look_again(old, samples, config), labels_PK.to(old.photo.device), len(old.prototype))
-    for buffer, value in zip((old.discriminant, old.offset), learnt, strict=True):
-        buffer.copy_(value)
+    tokens = look_again(old, samples, config)
+    old.read_by(*learn_discriminants(*tokens, labels_PK.to(old.photo.device), len(old.prototype)))
     model.train()
 
 
@@ -125,9 +125,8 @@ def look_again(
         maps_1K1S = fuse(cam_KS[None, :, None], remembered, trust, config.guidance)
         valid = torch.ones_like(maps_1K1S[:, 0], dtype=torch.bool)
         masks, classes_1R = region_masks(maps_1K1S, slots_1K, valid, config.beta_low, config.beta_high)
-        sure_S, region_S = masks[0].max(0)  # a token is in one region at the most
         keys.append(key_SE)
-        classes.append(torch.where(sure_S > 0, classes_1R[0, region_S], -1))
+        classes.append(region_of_patches(masks, classes_1R)[0])
         numbers.append(torch.full_like(classes[-1], number))
     keys, classes, numbers = (all_gather_rows(torch.cat(column)) for column in (keys, classes, numbers))
     return keys, classes, numbers
