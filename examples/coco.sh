@@ -3,7 +3,7 @@
 #
 #     examples/coco.sh COCO [OUT]          with COCO/train2017, COCO/val2017 and COCO/annotations
 #
-# The paper's schedule for COCO: 80,000 iterations of 8 photos.
+# ToCo's schedule for COCO: 80,000 iterations of 8 photos.
 set -euo pipefail
 coco=${1:?usage: examples/coco.sh COCO [OUT]}
 out=${2:-coco-out}

@@ -3,7 +3,8 @@
 #
 #     examples/own_folder.sh PHOTOS LABELS [OUT]
 #
-# Several thousand photos deserve the defaults (20,000 iterations); for a few hundred, 2,000 iterations are enough.
+# Several thousand photos deserve the defaults (ITERATIONS=20000); for a few hundred, 2,000 iterations are enough.
+# Both are for a GPU; on a CPU take `stcl run` with the small network, as the README says.
 set -euo pipefail
 photos=${1:?usage: examples/own_folder.sh PHOTOS LABELS [OUT]}
 labels=${2:?usage: examples/own_folder.sh PHOTOS LABELS [OUT]}

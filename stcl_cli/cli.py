@@ -19,9 +19,7 @@ from stcl_cli.errors import EXIT_ERROR, EXIT_SKIPPED, EXIT_STOPPED, EXIT_TERMINA
 from stcl_cli.formats.files import json_bytes, to_json
 from stcl_cli.formats.runs import CONFIG, FAILED
 from stcl_cli.launch import launch, under_torchrun
-from stcl_cli.options import config_option, options_of, verbosity_options
-
-LESS_MEMORY = "take less at a time with --batch-size, --crop-size, --max-side or --workers, or another --device"
+from stcl_cli.options import config_option, help_of, options_of, verbosity_options
 
 
 def _command(config_class: type, stage: str, *, name: str, items: bool = False) -> Callable:
@@ -33,7 +31,7 @@ def _command(config_class: type, stage: str, *, name: str, items: bool = False) 
         )
         has_folder = "overwrite" in config_class.__dataclass_fields__  # and with it a config.json
 
-        @main.command(name, help=function.__doc__)
+        @main.command(name, help=help_of(function, config_class))
         @(config_option(config_class) if has_folder else lambda function: function)
         @options_of(config_class)
         @(json_option if items else lambda function: function)
@@ -126,6 +124,15 @@ def _finish(result: Any, output: str | None) -> None:
             raise SystemExit(EXIT_SKIPPED)
 
 
+def _less_memory(command: click.Command) -> str:
+    """The cure, in options that the command has."""
+    flags = {flag for parameter in command.params for flag in parameter.opts}
+    sizes = [flag for flag in ("--batch-size", "--crop-size", "--max-side", "--workers") if flag in flags]
+    if not sizes:
+        return "close other programs, or give it fewer photos"
+    return f"take less at a time with {', '.join(sizes)}, or try another --device"
+
+
 class _Main(click.Group):
     """Turns what a user can cure into one line on stderr and exit 1; anything else is a bug and keeps its traceback."""
 
@@ -143,7 +150,7 @@ class _Main(click.Group):
             if not is_out_of_memory(error):
                 raise
             what = str(error).partition("\n")[0].partition(". ")[0] if "CUDA" in str(error) else "out of memory"
-            click.echo(f"stcl: {what}; {LESS_MEMORY}", err=True)
+            click.echo(f"stcl: {what}; {_less_memory(self.commands[context.invoked_subcommand or ''])}", err=True)
             raise SystemExit(EXIT_ERROR) from error
 
 

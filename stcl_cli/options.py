@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 import types
 import typing
@@ -32,6 +33,13 @@ def options_of(config_class: type) -> Callable:
         return function
 
     return decorate
+
+
+def help_of(function: Callable, config_class: type) -> str:
+    """The docstring of a command, and what its arguments are, of which click says nothing."""
+    fields = (field for field in dataclasses.fields(config_class) if field.metadata.get("positional"))
+    arguments = (f"{field.name.upper()}: {field.metadata['help']}" for field in fields)
+    return "\n\n".join([inspect.cleandoc(function.__doc__ or ""), *arguments])
 
 
 def _parameter(field: dataclasses.Field, hint: Any, both_ways: bool) -> Callable:

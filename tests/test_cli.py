@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from stcl_cli import config
-from stcl_cli.cli import LESS_MEMORY, main
+from stcl_cli.cli import main
 from stcl_cli.errors import StclError
 from stcl_cli.formats.runs import append_jsonl, write_config
 
@@ -176,7 +177,30 @@ def test_too_little_memory_is_one_line_with_the_cure(stcl, kind, words, line):
     stcl.error = kind(words)
     result = stcl(*TRAIN)
     assert result.exit_code == 1
-    assert result.stderr == f"stcl: {line}; {LESS_MEMORY}\n"
+    sizes = "--batch-size, --crop-size, --max-side, --workers"
+    assert result.stderr == f"stcl: {line}; take less at a time with {sizes}, or try another --device\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        TRAIN,
+        ["cam", "photos", "-m", "run", "-o", "cams"],
+        ["refine", "cams", "--images", "photos", "-o", "masks"],
+        ["eval", "masks", "--truth", "truth"],
+        ["demo"],
+    ],
+)
+def test_the_cure_for_too_little_memory_is_in_options_of_the_command(stcl, words):
+    stcl.error = MemoryError()
+    named = set(re.findall(r"--[a-z-]+", stcl(*words).stderr))
+    assert named <= {flag for option in main.commands[words[0]].params for flag in option.opts}
+    assert bool(named) == (words[0] not in ("eval", "demo"))
+
+
+def test_help_says_what_the_arguments_are(stcl):
+    assert "or - for stdin" in " ".join(stcl("cam", "--help").output.split())
+    assert "MASKS: Folder of masks." in stcl("export", "--help").output
 
 
 def test_the_summary_is_one_line_of_json_on_stdout(stcl):

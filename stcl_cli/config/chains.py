@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stcl_cli.config.labelling import TrainConfig
-from stcl_cli.config.options import COUNT, NOT_NEGATIVE, as_in, option, output_option
+from stcl_cli.config.options import COUNT, NOT_NEGATIVE, POSITIVE, as_in, option, output_option
 from stcl_cli.config.shared import Compute, Folder
 
 
@@ -32,6 +32,9 @@ class RunConfig(Compute):
     batch_size: int | None = option(None, "Photos a step. [default: as in train and segtrain]", range=COUNT)
     crop_size: int | None = option(
         None, "Side of the square training crop, in pixels. [default: as in train and segtrain]", range=COUNT
+    )
+    lr: float | None = option(
+        None, "Learning rate of each training. [default: as in train and segtrain]", range=POSITIVE
     )
     max_side: int | None = option(
         None, "Photos with a longer side are reduced to this many pixels. [default: as in each stage]", range=COUNT

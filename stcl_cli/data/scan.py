@@ -12,11 +12,14 @@ from stcl_cli.errors import StclError
 from stcl_cli.formats.files import shown
 from stcl_cli.formats.runs import CONFIG, made_by_stcl
 
+UNREAD = (".heic", ".heif", ".avif")  # what phones and browsers write
+
 
 def scan_folder(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
     """Relative paths of the photos under `root`, and (path, reason) of what looks like one but cannot be had.
 
-    Hidden files and sub-folders that hold outputs of stcl are left out. A folder that can be reached in several
+    Hidden files and sub-folders that hold outputs of stcl are left out, as is a format that is not read where a photo
+    of the same name lies beside it. A folder that can be reached in several
     ways is searched once, under its real path if that is inside `root`.
 
     Raises:
@@ -24,6 +27,7 @@ def scan_folder(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
     """
     paths: list[str] = []
     missing: list[tuple[str, str]] = []
+    unread: list[str] = []
     seen: set[tuple[int, int]] = set()
     folders, links = [""], []  # links wait until every real folder is known
     while folders or links:
@@ -52,6 +56,12 @@ def scan_folder(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
                     paths.append(path)
                 else:
                     missing.append((path, "is a broken link" if entry.is_symlink() else "is not a regular file"))
+            elif entry.name.lower().endswith(UNREAD) and _is(entry.is_file):
+                unread.append(path)
+    if unread:
+        read = {posixpath.splitext(path)[0] for path in paths}
+        reason = "is of a kind that is not read; convert it to JPEG or PNG"
+        missing += [(path, reason) for path in unread if posixpath.splitext(path)[0] not in read]
     return paths, sorted(missing)
 
 

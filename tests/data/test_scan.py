@@ -43,6 +43,14 @@ def test_output_folders_of_stcl_hold_no_photos(tmp_path):
     assert sorted(scan_folder(tmp_path)[0]) == ["a.jpg", "theirs/b.png"]
 
 
+def test_kinds_that_are_not_read_are_named(tmp_path):
+    touch(tmp_path, "a.jpg", "sub/IMG 1.HEIC", "b.heic", "b.JPG", "c.avif", "d.cr2", "notes.txt")
+    paths, missing = scan_folder(tmp_path)
+    assert sorted(paths) == ["a.jpg", "b.JPG"]
+    reason = "is of a kind that is not read; convert it to JPEG or PNG"
+    assert missing == [("c.avif", reason), ("sub/IMG 1.HEIC", reason)]
+
+
 def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
     touch(tmp_path, "a.jpg", "locked/b.jpg")
     scandir = os.scandir

@@ -56,6 +56,13 @@ def test_the_whole_chain_and_nothing_twice(config, tmp_path):
     assert len(items) == 3
 
 
+def test_each_training_has_its_own_learning_rate_unless_one_is_given(config, stages):
+    run.run(config())
+    assert (stages["train"].lr, stages["segtrain"].lr) == (TrainConfig.lr, SegtrainConfig.lr)
+    run.run(config(lr=1e-3, overwrite=True))
+    assert (stages["train"].lr, stages["segtrain"].lr) == (1e-3, 1e-3)
+
+
 def test_it_goes_on_after_a_stop(config, tmp_path, monkeypatch):
     refine = run.STAGES["refine"]
 

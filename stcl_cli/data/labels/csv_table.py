@@ -31,7 +31,7 @@ csv.field_size_limit(2**31 - 1)  # a cell may hold a brush of Label Studio; the 
 
 _SHOWN = {"1", "1.0", "true"}
 _FLAGS = _SHOWN | {"0", "0.0", "false", ""}
-_JOINERS = {",": ";|", "\t": ";|", ";": ",|"}  # what stands between the classes of one cell
+_JOINERS = {",": ";|", "\t": ";|", ";": ",|;"}  # what stands between the classes of one cell, which may be quoted
 _LINES = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")  # with their ends
 
 
@@ -43,7 +43,7 @@ class _Line(NamedTuple):
 def read(path: Path, classes: Sequence[str] | None) -> Table:
     """Lines between commas, tabs or semicolons, header or not.
 
-    Pairs hold a photo and its classes, several joined by ';' or '|' (by ',' where ';' parts the cells); in a wider
+    Pairs hold a photo and its classes, several joined by ';' or '|' (by ',' too where ';' parts the cells); in a wider
     table the header says which columns those are, and several with classes add up. One-hot columns have the class
     names in the header, or are `classes` in their order.
 

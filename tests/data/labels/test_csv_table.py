@@ -30,6 +30,11 @@ def test_pairs(read, header, end, encoding):
     assert read(text.removeprefix("\ufeff") if encoding == "utf-16" else text, encoding=encoding) == PAIRS
 
 
+def test_spreadsheets_quote_what_parts_the_columns(read):
+    assert read('image;labels\na.jpg;cat\nsub/b;"dog;cat"\nc;\n') == PAIRS
+    assert read("image;labels\na.jpg;cat\nsub/b;dog,cat\nc;\n") == PAIRS
+
+
 @pytest.mark.parametrize("header", ["image", "", "whatever"])
 def test_columns(read, header):
     assert read(f"{header},dog,cat\na.jpg,0,1\nsub/b,1, 1\nc,0.0,\n") == Labels(
