@@ -35,6 +35,8 @@ class PhotoError(StclError):
 # allocator, and on a GPU by what asks CUDA for memory beside PyTorch's allocator (contexts, kernels, cuBLAS, cuDNN).
 _NO_MEMORY = (
     "DefaultCPUAllocator",
+    "Storage size calculation overflowed",
+    "MemoryError in DataLoader worker",  # NumPy's, whose class takes more than PyTorch gives it
     "not enough memory",
     "CUDA error: out of memory",
     "STATUS_ALLOC_FAILED",

@@ -95,7 +95,7 @@ def _not_finite(iteration: int, parts: dict[str, float], photos: list[str]) -> S
     names = ", ".join(shown(name) for (name,) in _of_all_ranks([(photo,) for photo in photos]))
     return StclError(
         f"the loss or its gradient is no longer finite at iteration {iteration} ({figures}), with the photos {names}; "
-        "the last checkpoint is kept; try a lower --lr"
+        "the last checkpoint is kept; start anew with a lower --lr, by --overwrite or another -o"
     )
 
 

@@ -118,9 +118,11 @@ class Readers:
                 ):
                     batch = next(iterator, None)
             except (StclError, MemoryError) as error:  # from a worker they come with its traceback as their message
-                message = str(error.args[0]) if error.args else ""
+                ours = isinstance(error, StclError)
+                message = str(error.args[0] if ours else error)
                 last = (message.splitlines() or [""])[-1]
-                raise type(error)(last.partition("Error: ")[2] or message) from error
+                kind = type(error) if ours else MemoryError  # NumPy's own takes a shape, no text
+                raise kind(last.partition("Error: ")[2] or message) from error
             except RuntimeError as error:
                 if not str(error).startswith("DataLoader worker"):  # torch's word for a worker that has died
                     raise

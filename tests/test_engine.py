@@ -129,7 +129,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
         fit(run)
     assert str(caught.value) == (
         "the loss or its gradient is no longer finite at iteration 8 (loss inf, fit inf, late inf, grad_norm nan), "
-        "with the photos 7-0, 7-1, 7-2, 7-3; the last checkpoint is kept; try a lower --lr"
+        "with the photos 7-0, 7-1, 7-2, 7-3; the last checkpoint is kept; "
+        "start anew with a lower --lr, by --overwrite or another -o"
     )
     checkpoint = open_checkpoint(tmp_path / "checkpoints" / "last.safetensors", "segtrain")
     assert checkpoint.info.iteration == 5

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stcl_cli import watch
 from stcl_cli.data.photos import read_photo
-from stcl_cli.errors import PhotoError, StclError
+from stcl_cli.errors import PhotoError, StclError, is_out_of_memory
 from stcl_cli.watch import Readers, watched
 
 
@@ -201,6 +201,16 @@ def test_an_error_of_a_reading_process_is_one_line(photos, monkeypatch, kind):
         error = batches(photos, workers)
         assert type(error) is kind
         assert str(error) == "p0.png: is: too much"
+
+
+def test_memory_that_numpy_does_not_get(photos, monkeypatch):
+    def fail(self, index):
+        np.empty((2**40, 2**10))
+
+    monkeypatch.setattr(Photos, "__getitem__", fail)
+    for workers in (0, 1):
+        error = batches(photos, workers)
+        assert is_out_of_memory(error), repr(error)
 
 
 def test_memory_that_does_not_suffice_may_say_nothing(photos, monkeypatch):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checksum import checksum
 from stcl_cli.formats.classes import check_classes
-from stcl_cli.formats.files import atomic_write, shown
+from stcl_cli.formats.files import atomic_write, shown, utf8_path
 
 FORMAT = 1
 _SLOTS = {"step", "exp_avg", "exp_avg_sq"}  # of AdamW
@@ -82,7 +82,7 @@ class Checkpoint:
 
     def _read(self, prefix: str) -> dict[str, Tensor]:
         try:
-            with safe_open(self.path, "pt") as file:
+            with utf8_path(self.path) as readable, safe_open(readable, "pt") as file:
                 tensors = {k[len(prefix) :]: file.get_tensor(k) for k in self._names if k.startswith(prefix)}
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise StclError(f"{shown(self.path)}: its tensors cannot be read; copy or train it again") from error
@@ -109,7 +109,9 @@ def save_checkpoint(
         prefix: checksum(_header(info), {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
         for prefix in ("model.", "optimizer.")
     }
-    metadata = {"stcl": json.dumps({"format": FORMAT, **asdict(info), "crc32": checks}, ensure_ascii=False)}
+    metadata = {
+        "stcl": json.dumps({"format": FORMAT, **asdict(info), "crc32": checks})
+    }  # ASCII: paths may not be UTF-8
     with atomic_write(path) as temporary:
         temporary.write_bytes(save(tensors, metadata))
 
@@ -136,7 +138,7 @@ def open_checkpoint(path: Path, stage: str) -> Checkpoint:
     """Read the header. StclError if the file is no checkpoint of `stage`."""
     path = find_checkpoint(path)
     try:
-        with safe_open(path, "pt") as file:
+        with utf8_path(path) as readable, safe_open(readable, "pt") as file:
             meta = json.loads((file.metadata() or {})["stcl"])
             names = list(file.keys())
         if (version := meta.pop("format")) != FORMAT:
@@ -145,7 +147,7 @@ def open_checkpoint(path: Path, stage: str) -> Checkpoint:
             )
         checks = dict(meta.pop("crc32", {}))  # those of other tools may do without
         info = CheckpointInfo(**meta | {"classes": check_classes(meta["classes"], shown(path))})
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise StclError(f"{shown(path)}: not a checkpoint of stcl, or cut short; copy or train it again") from error
     if info.stage != stage:
         raise StclError(

@@ -72,6 +72,17 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def utf8_path(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Another path of the file where its own is not UTF-8, as an old disk's umlauts are not: safetensors wants that."""
+    text = os.fspath(path)
+    if text.encode(errors="replace").decode() == text:
+        yield text
+    else:
+        with open(text, "rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+
+
 def remove_temporary_files(folder: Path) -> None:
     """Delete what killed runs left half written under `folder`; not in folders inside that have a lock of their own.
 

@@ -22,6 +22,7 @@ from stcl_cli.launch import Shard
 
 # Seconds to wait: a killed run's readers live on for a moment, and the first shard tidies up before the others come in.
 PATIENCE, PATIENCE_OF_SHARDS = 10.0, 60.0
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what some network disks say
 
 _held: dict[Path, tuple[Shard, list[int]]] = {}  # this process's folders, and its open lock files
 
@@ -63,7 +64,7 @@ def _lock(folder: Path, shard: Shard, files: list[int]) -> bool:
     except BlockingIOError as error:
         raise _in_use(folder, shard, files) from error
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+        if error.errno not in _NO_LOCKS:
             raise write_error(folder / LOCK, error) from error
         if shard.count > 1:
             raise StclError(
@@ -94,10 +95,18 @@ def _release(key: Path) -> None:
 
 @contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Inside, this process is the only one of those that share `folder`."""
-    with open(folder / f"{LOCK}-moment", "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Inside, this process is the only one of those that share `folder`; without locks on its disk none do."""
+    path = folder / f"{LOCK}-moment"
+    file = _open(path)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise write_error(path, error) from error
         yield
+    finally:
+        os.close(file)
 
 
 def _open(path: Path) -> int:

@@ -105,6 +105,7 @@ def test_a_checkpoint_cut_short_or_with_flipped_bits(stcl):
         (lambda meta, tensors: meta["config"].update(backbone=7), "backbone is 7"),
         (lambda meta, tensors: meta["config"].update(max_side="x"), "max_side is 'x'"),
         (lambda meta, tensors: meta["config"].update(memory_slots=10**15), "memory"),
+        (lambda meta, tensors: meta["config"].update(memory_slots=10**18), "memory"),
         (lambda meta, tensors: meta["config"].update(aux_layer=-99), "give -3 to -1"),
         (lambda meta, tensors: tensors.pop(WEIGHT), "do not fit"),
         (
@@ -119,6 +120,11 @@ def test_a_checkpoint_of_a_stranger(stcl, change, words):
     assert code == 1
     assert words in line
     assert not os.path.exists("CAMS")
+
+
+def test_a_checkpoint_with_lists_within_lists(stcl):
+    save_file(load_file(CHECKPOINT), CHECKPOINT, {"stcl": "[" * 10**5})
+    refused(stcl("cam", "photos", "-m", "RUN", "-o", "CAMS", "--device", "cpu"), "not a checkpoint")
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,11 @@ def test_affinity_round_trip(tmp_path, cam, grid, bits):
     assert abs(added - index.size * (1 + bits // 8)) < 200
 
 
+def test_a_name_that_is_not_utf8(tmp_path, cam):
+    write_cam(tmp_path / "b\udce4r.safetensors", cam)
+    assert read_cam(tmp_path / "b\udce4r.safetensors").size == cam.size
+
+
 def test_it_is_compact(tmp_path, cam):
     write_cam(tmp_path / "x", replace(cam, classes=tuple(f"class number {i}" for i in range(80))))
     assert (tmp_path / "x").stat().st_size < 30_000

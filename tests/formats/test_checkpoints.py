@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -49,6 +50,20 @@ def test_a_run_goes_on_bit_for_bit(file):
         step(other, other_optimizer)
     for (name, value), again in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
         assert torch.equal(value, again), name
+
+
+def test_paths_that_are_not_utf8(file, tmp_path):
+    info = dataclasses.replace(INFO, config={"images": "b\udce4r"})
+    save_checkpoint(file, trained(0)[0], info)
+    checkpoint = open_checkpoint(file, "train")
+    assert checkpoint.info == info
+    checkpoint.load_model(trained(1)[0])
+    old = tmp_path / "b\udce4r"
+    old.mkdir()
+    save_checkpoint(old / "a.safetensors", trained(0)[0], info)
+    checkpoint = open_checkpoint(old / "a.safetensors", "train")
+    assert checkpoint.info == info
+    checkpoint.load_model(trained(1)[0])
 
 
 def test_best_goes_before_last_and_a_file_may_be_named(file, tmp_path):

@@ -110,6 +110,8 @@ def test_a_disk_without_locks(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(locks.fcntl, "flock", refuse)
     assert locks.lock_folder(tmp_path, ALL)
     assert "no locks on this disk; see that no other process writes there" in capsys.readouterr().err
+    with locks.one_at_a_time(tmp_path):
+        pass
     with pytest.raises(StclError, match="a disk without locks, which shards need"):
         locks.lock_folder(tmp_path, Shard(1, 2))
 

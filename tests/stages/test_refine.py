@@ -1,6 +1,7 @@
 import sys
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -70,6 +71,24 @@ def test_how_many_processes(folder, monkeypatch, workers, processes):
     monkeypatch.setattr(refine, "cores", lambda: 2)
     assert run(folder, workers=workers)[0].skipped == 0
     assert counts == [processes]
+
+
+def test_processes_beside_others_have_one_thread_each(folder, monkeypatch):
+    refined = refine.refine_what_fits
+
+    def note_threads(*arguments):
+        with open(folder / "threads", "a") as file:
+            file.write(f"{cv2.getNumThreads()} {torch.get_num_threads()}\n")
+        return refined(*arguments)
+
+    monkeypatch.setattr(refine, "refine_what_fits", note_threads)
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        run(folder, workers=2)
+    finally:
+        cv2.setNumThreads(before)
+    assert (folder / "threads").read_text() == "1 1\n" * 2
 
 
 def test_resume_adds_what_lacks(folder):
