@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from stcl_cli.config import SegtrainConfig, TrainConfig, check_values
+from stcl_cli.console import warn
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checkpoints import Checkpoint, CheckpointInfo, open_checkpoint
 from stcl_cli.formats.files import shown
@@ -55,6 +56,7 @@ def load_stcl(path: Path) -> tuple[Stcl, CheckpointInfo, TrainConfig]:
     config = _config_of(checkpoint, TrainConfig)
     model = _as_described(checkpoint, build_stcl, config)
     checkpoint.load_model(model)
+    _warn_if_unfinished(checkpoint, config)
     return model, checkpoint.info, config
 
 
@@ -91,7 +93,16 @@ def load_segmenter(path: Path) -> tuple[VitSegmenter | SmpSegmenter, CheckpointI
     config = _config_of(checkpoint, SegtrainConfig)
     model = _as_described(checkpoint, build_segmenter, config)
     checkpoint.load_model(model)
+    _warn_if_unfinished(checkpoint, config)
     return model, checkpoint.info, config
+
+
+def _warn_if_unfinished(checkpoint: Checkpoint, config: TrainConfig | SegtrainConfig) -> None:
+    """`best` may be of any iteration; `last` is of the final one, unless its training was stopped."""
+    done = checkpoint.info.iteration
+    if checkpoint.path.stem == "last" and done < config.iterations:
+        cure = "go on with its training, and make anew what you make of it now"
+        warn(f"{shown(checkpoint.path)}: is of iteration {done:,} of {config.iterations:,}; {cure}")
 
 
 def compile_blocks(model: Stcl | VitSegmenter | SmpSegmenter, device: torch.device) -> None:

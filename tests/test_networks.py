@@ -50,6 +50,19 @@ def test_a_run_is_loaded_from_its_checkpoint_alone(run):
     assert config.crop_size == TRAIN.crop_size
 
 
+def test_a_run_that_was_stopped_is_told(run, capsys):
+    folder, model = run
+    load_stcl(folder)
+    path = folder / "checkpoints" / "last.safetensors"
+    assert capsys.readouterr().err.startswith(f"stcl: {path}: is of iteration 1 of 20,000; go on with its training")
+    path.rename(path.with_name("best.safetensors"))
+    load_stcl(folder)
+    assert capsys.readouterr().err == ""
+    save(folder, model, "train", asdict(replace(TRAIN, iterations=1)))
+    load_stcl(path)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_checkpoint_whose_config_lacks_its_backbone_is_named(run):
     folder, model = run
     fields = asdict(TRAIN)

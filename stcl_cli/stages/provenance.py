@@ -29,7 +29,11 @@ def sources_of(config: Folder | RunConfig, labels: PhotoLabels | None = None) ->
 
     It is one of how that folder was made, not of its files: of the options that matter, and of its own sources.
     """
-    sources = {name: _made_how(path) for name, path in _inputs(config) if made_by_stcl(path)}
+    # A run may also be named by RUN/checkpoints/NAME.safetensors.
+    folders = (
+        (name, path.parent.parent if path.parent.name == "checkpoints" else path) for name, path in _inputs(config)
+    )
+    sources = {name: _made_how(folder) for name, folder in folders if made_by_stcl(folder)}
     return sources if labels is None else sources | {"labels": checksum(to_json(labels), {})}
 
 

@@ -92,6 +92,15 @@ def test_what_was_made_anew_is_noticed_down_the_chain(here):
         cam(resume=True)
 
 
+def test_a_run_that_is_named_by_its_checkpoint_is_noticed_too(here):
+    checkpoint = "run/checkpoints/best.safetensors"
+    train()
+    take_folder(CamConfig(images="photos", model=checkpoint, output="cams"), "cam", False)
+    train(overwrite=True, seed=1)
+    with pytest.raises(StclError, match=rf"^cams: was begun with another {checkpoint}, which has been made anew"):
+        take_folder(CamConfig(images="photos", model=checkpoint, output="cams"), "cam", True)
+
+
 def test_new_photos_leave_what_was_made_what_it_was(here):
     train({"a": ["cat"]})
     write_photo_labels(here / "run", {"a": ["cat"]})
