@@ -19,8 +19,8 @@ def scan_folder(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
     """Relative paths of the photos under `root`, and (path, reason) of what looks like one but cannot be had.
 
     Hidden files and sub-folders that hold outputs of stcl are left out, as is a format that is not read where a photo
-    of the same name lies beside it. A folder that can be reached in several
-    ways is searched once, under its real path if that is inside `root`.
+    of the same name lies beside it. A folder that can be reached in several ways is searched once, under its real path
+    if that is inside `root`.
 
     Raises:
         StclError: `root` cannot be read.

@@ -109,11 +109,9 @@ def save_checkpoint(
         prefix: checksum(_header(info), {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
         for prefix in ("model.", "optimizer.")
     }
-    metadata = {
-        "stcl": json.dumps({"format": FORMAT, **asdict(info), "crc32": checks})
-    }  # ASCII: paths may not be UTF-8
+    header = {"format": FORMAT, **asdict(info), "crc32": checks}
     with atomic_write(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata))
+        temporary.write_bytes(save(tensors, {"stcl": json.dumps(header)}))  # in ASCII: paths may not be UTF-8
 
 
 def _header(info: CheckpointInfo) -> str:
