@@ -91,8 +91,14 @@ class Readers:
         self.notes = torch.zeros(count, NOTE_BYTES, dtype=torch.uint8).share_memory_()
 
     def start(self, worker: int) -> None:
-        """In the worker: from now on it leaves a note of each file it opens."""
+        """In the worker: from now on it leaves a note of each file it opens, and has one thread.
+
+        PyTorch sees to its own; OpenCV's would contend for the cores, and may hang in a forked process.
+        """
+        import cv2  # here, as torch above
+
         global _note
+        cv2.setNumThreads(0)
         _note = self.notes[worker].numpy()
 
     def last_files(self, processes: Sequence[int] = ()) -> str:

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -133,13 +132,9 @@ def training_batches(
 
 
 def _start_worker(readers: Readers, worker: int) -> None:
-    """A process that only reads: no hold on the output folder, which it might outlive the run by, and no threads.
-
-    As PyTorch does for itself: OpenCV's threads would contend for the cores, and may hang in a forked process.
-    """
+    """A process that only reads: no hold on the output folder, which it might outlive the run by."""
     readers.start(worker)
     release_all()
-    cv2.setNumThreads(0)
 
 
 def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:

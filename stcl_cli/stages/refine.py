@@ -6,11 +6,9 @@ import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -74,7 +72,7 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
     workers = workers if workers > 1 else 0
     readers = Readers(workers)
     # A DataLoader gives what is wanted here: one process a core with one thread each, results in order, bounded.
-    loader = DataLoader(work, batch_size=None, num_workers=workers, worker_init_fn=partial(_start_worker, readers))
+    loader = DataLoader(work, batch_size=None, num_workers=workers, worker_init_fn=readers.start)
     with meter("refine", len(jobs), len(jobs) - len(todo)) as gauge:
         for outcomes in readers.batches(loader, SLOWEST):
             for photo, outcome in outcomes:
@@ -87,12 +85,6 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
     say(f"{len(jobs) + len(skipped) - len(folder.failures)} masks in {folder.path}")
     then = ("segtrain", config.images, "--masks", folder.path, *_init(cams), "-o", "SEG")
     return Result(skipped=len(folder.failures), next=then)
-
-
-def _start_worker(readers: Readers, worker: int) -> None:
-    """PyTorch sees to its own threads in a worker; OpenCV's would contend for the cores that the others have."""
-    readers.start(worker)
-    cv2.setNumThreads(0)
 
 
 def _init(cams: Path) -> tuple[str, ...]:
