@@ -38,6 +38,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "default without patch contrast": {"w_patch": 0.0},
     "default with fifo": FIFO,
     "default with fixed weights": FIXED,
+    "default with fifo and fixed weights": {**FIFO, **FIXED},
     "default and class contrast": CLASS,
     "default, class contrast, segmentation branch": {**CLASS, **BRANCH},
 }

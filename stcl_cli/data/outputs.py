@@ -25,32 +25,44 @@ def match_outputs(folder: str | os.PathLike[str], suffix: str, photos: Sequence[
     """Bring photos and the files in `folder` that are called after them together: their names are the same.
 
     Where none is, all files may lie in a folder too many: `find photos | stcl cam -` writes CAMS/photos/a.safetensors,
-    and that is found for a.jpg in the folder photos. Hidden files do not count.
+    and that is found for a.jpg in the folder photos. Hidden files do not count. Of a.PNG and a.png the latter is read.
 
     Raises:
         StclError: there is no such folder.
     """
-    files = output_files(folder, suffix)
+    every = _every_output(folder, suffix)
+    files = {name: path for path, name in every.items()}
     names = {photo.name for photo in photos}
     lead = _lead(files, names)
     by_photo = {name[len(lead) :]: path for name, path in files.items() if name[len(lead) :] in names}
     used = set(by_photo.values())
-    reason = "there is no photo of this name"
-    return Outputs(by_photo, [(name, f"{shown(path)}: {reason}") for name, path in files.items() if path not in used])
+    orphans = []
+    for path, name in every.items():
+        twin = files[name]
+        if twin != path:
+            orphans.append((f"{name}{path.suffix}", f"{shown(path)}: {shown(twin.name)} beside it is read instead"))
+        elif path not in used:
+            orphans.append((name, f"{shown(path)}: there is no photo of this name"))
+    return Outputs(by_photo, orphans)
 
 
 def output_files(folder: str | os.PathLike[str], suffix: str) -> dict[str, Path]:
     """{name: its file} of those in `folder` that end in `suffix`, in any case. StclError if it is no folder."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise StclError(f"{shown(folder)}: is no folder; check the path")
-    paths = [path for path in sorted(folder.rglob("*")) if _is_output(path, suffix)]
-    return {path.relative_to(folder).as_posix()[: -len(suffix)]: path for path in paths}
+    return {name: path for path, name in _every_output(folder, suffix).items()}
 
 
 def has_files(folder: Path, suffix: str) -> bool:
     """Whether one of `output_files` is there, without looking for all."""
     return any(_is_output(path, suffix) for path in folder.rglob("*"))
+
+
+def _every_output(folder: str | os.PathLike[str], suffix: str) -> dict[Path, str]:
+    """{file: its name}, of equal names last the one whose suffix is in lower case."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise StclError(f"{shown(folder)}: is no folder; check the path")
+    paths = [path for path in sorted(folder.rglob("*")) if _is_output(path, suffix)]
+    return {path: path.relative_to(folder).as_posix()[: -len(suffix)] for path in paths}
 
 
 def _is_output(path: Path, suffix: str) -> bool:

@@ -61,3 +61,9 @@ def test_an_orphan_is_named_with_its_path(tmp_path):
     (tmp_path / "a.png").touch()
     ((_, reason),) = match_outputs(tmp_path, ".png", []).orphans
     assert reason == f"{tmp_path / 'a.png'}: there is no photo of this name"
+
+
+def test_of_two_files_of_one_name_the_other_is_told(match, tmp_path):
+    assert match(["a.png", "a.PNG", "b.Png", "b.pNG"], ["a", "b"]) == ({"a": "a.png", "b": "b.pNG"}, ["a.PNG", "b.Png"])
+    reasons = [reason for _, reason in match_outputs(tmp_path, ".png", [Photo("a", Path("a.jpg"))]).orphans]
+    assert reasons[0] == f"{tmp_path / 'a.PNG'}: a.png beside it is read instead"
