@@ -11,6 +11,7 @@ from typing import Any
 
 from stcl_cli.config import Folder, RunConfig
 from stcl_cli.errors import StclError
+from stcl_cli.formats.checkpoints import open_checkpoint
 from stcl_cli.formats.checksum import checksum
 from stcl_cli.formats.classes import CLASSES, read_classes
 from stcl_cli.formats.files import shown, some, to_json
@@ -27,13 +28,15 @@ FREE_ON_RESUME = {
 def sources_of(config: Folder | RunConfig, labels: PhotoLabels | None = None) -> dict[str, str]:
     """A check value of each folder of stcl that is an input, by the option's name, and of the labels.
 
-    It is one of how that folder was made, not of its files: of the options that matter, and of its own sources.
+    It is one of how that folder was made, not of its files: of the options that matter, of its own sources, and of how
+    far a training was that has not ended.
     """
-    # A run may also be named by RUN/checkpoints/NAME.safetensors.
-    folders = (
-        (name, path.parent.parent if path.parent.name == "checkpoints" else path) for name, path in _inputs(config)
-    )
-    sources = {name: _made_how(folder) for name, folder in folders if made_by_stcl(folder)}
+    sources = {}
+    for name, path in _inputs(config):
+        # A run may also be named by RUN/checkpoints/NAME.safetensors.
+        folder = path.parent.parent if path.parent.name == "checkpoints" else path
+        if made_by_stcl(folder):
+            sources[name] = _made_how(folder) + _how_far(folder, path)
     return sources if labels is None else sources | {"labels": checksum(to_json(labels), {})}
 
 
@@ -61,7 +64,7 @@ def check_same(folder: Path, command: str, values: Mapping[str, Any], sources: M
         if name != "labels" and sources.get(name) != value:  # labels are compared photo by photo
             raise StclError(
                 f"{shown(folder)}: was begun with another {shown(str(values.get(name)))}, which has been made anew "
-                "since; do it anew too with --overwrite, or give another -o"
+                "or trained on since; do it anew too with --overwrite, or give another -o"
             )
 
 
@@ -91,3 +94,15 @@ def _made_how(folder: Path) -> str:
     command, values = read_config(folder)
     lasting = {name: value for name, value in values.items() if name not in FREE_ON_RESUME}
     return checksum(to_json([command, lasting, read_sources(folder)]), {})
+
+
+def _how_far(folder: Path, path: Path) -> str:
+    """`@ITERATION` of a training's checkpoint that is not of its last one; else nothing."""
+    command, values = read_config(folder)
+    if command not in ("train", "segtrain"):
+        return ""
+    try:
+        iteration = open_checkpoint(path, command).info.iteration
+    except StclError:  # who needs it says so
+        return ""
+    return "" if iteration == values.get("iterations") else f"@{iteration}"

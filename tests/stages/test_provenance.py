@@ -1,9 +1,11 @@
 """Through take_folder: no command deletes what it needs, and none goes on with what was made anew since."""
 
 import pytest
+from torch import nn
 
 from stcl_cli.config import CamConfig, RefineConfig, RunConfig, TrainConfig
 from stcl_cli.errors import StclError
+from stcl_cli.formats.checkpoints import CheckpointInfo, save_checkpoint
 from stcl_cli.formats.photo_labels import write_photo_labels
 from stcl_cli.formats.runs import read_sources
 from stcl_cli.stages.output import MaskFolder, take_folder
@@ -80,7 +82,9 @@ def test_what_was_made_anew_is_noticed_down_the_chain(here):
     train({"a": ["cat"]}, overwrite=True, device="cpu")  # the same anew
     chain(True)
     train({"a": ["dog"]}, overwrite=True)
-    with pytest.raises(StclError, match=r"^cams: was begun with another run, which has been made anew since; do it"):
+    with pytest.raises(
+        StclError, match=r"^cams: was begun with another run, which has been made anew or trained on since; do it"
+    ):
         cam(resume=True)
     cam(overwrite=True)
     with pytest.raises(StclError, match=r"^masks: was begun with another cams, which"):
@@ -99,6 +103,22 @@ def test_a_run_that_is_named_by_its_checkpoint_is_noticed_too(here):
     train(overwrite=True, seed=1)
     with pytest.raises(StclError, match=rf"^cams: was begun with another {checkpoint}, which has been made anew"):
         take_folder(CamConfig(images="photos", model=checkpoint, output="cams"), "cam", True)
+
+
+def test_a_training_that_went_on_is_noticed(here):
+    def trained_until(iteration):
+        checkpoint = here / "run" / "checkpoints" / "last.safetensors"
+        save_checkpoint(checkpoint, nn.Linear(1, 1), CheckpointInfo("train", iteration, ("cat",), {}))
+
+    train(iterations=9)
+    trained_until(4)
+    cam()
+    cam(resume=True)
+    trained_until(9)
+    with pytest.raises(StclError, match=r"^cams: was begun with another run, which has been made anew or trained on"):
+        cam(resume=True)
+    cam(overwrite=True)
+    cam(resume=True)
 
 
 def test_new_photos_leave_what_was_made_what_it_was(here):
