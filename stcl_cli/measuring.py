@@ -79,6 +79,10 @@ class PeakMemory:
         return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
 
 
-def steady_rate(times: Sequence[float], first: int) -> float:
-    """Items a second from the times at which they were done, without the `first` ones, which wait for the start."""
-    return (len(times) - first) / (times[-1] - times[first - 1])
+def steady_rate(times: Sequence[float], batch: int) -> float:
+    """Items a second from the times at which they came, in batches of which the last may be smaller.
+
+    Without the first and the last batch: the first one waits for the start, and each but the last comes when the next
+    one has been computed, so the last comes at once. At least three batches.
+    """
+    return (len(times) - 2 * batch) / (times[-1 - batch] - times[batch - 1])

@@ -1,12 +1,18 @@
 import itertools
 import mmap
+import time
+from pathlib import Path
+from threading import Semaphore
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from stcl_cli import measuring
+from stcl_cli.data.photos import Photo
 from stcl_cli.measuring import PeakMemory, matrix_rate, steady_rate
+from stcl_cli.pipeline import Pipeline
 from stcl_cli.runtime import Runtime
 
 CPU = torch.device("cpu")
@@ -48,6 +54,33 @@ def test_peak_memory_is_of_what_was_held_since():
     assert PeakMemory(CPU).megabytes() < before + 250
 
 
-def test_the_rate_is_of_what_came_after_the_start():
-    assert steady_rate([7.0, 8.0, 8.5, 9.0, 9.5], first=2) == 2.0
-    assert steady_rate([1.0, 5.0], first=1) == 0.25
+def test_the_rate_is_of_the_batches_between_the_first_and_the_last():
+    assert steady_rate([7.0, 7.5, 8.5, 10.0, 10.0], batch=1) == 3 / 3.0
+    assert steady_rate([3.0, 3.0, 5.0, 5.0, 7.0, 7.0, 7.0], batch=2) == 3 / 4.0
+
+
+@pytest.mark.parametrize(("count", "last"), [(6, 2), (9, 1), (10, 2)])
+def test_the_rate_of_a_pipeline_whose_batches_take_a_second_each(count, last):
+    seconds, times, may_write = 0, [], Semaphore(0)
+    written = Semaphore(0)
+
+    def compute(photos, pixels):
+        nonlocal seconds
+        for _ in range(2 if seconds else 0):  # while a batch is computed the one before it is written
+            may_write.release()
+            written.acquire()
+        time.sleep(0.01)  # until the pipeline knows it
+        seconds += 1
+        return photos
+
+    def write(photo, output):
+        may_write.acquire()
+        written.release()
+
+    pixels = np.zeros((512, 512, 3), np.uint8)  # two fill a batch
+    work = Pipeline(lambda photo: pixels, compute, write, 16, 512)
+    for _ in work.run([Photo(str(number), Path()) for number in range(count)], CPU):
+        times.append(seconds)
+        if len(times) == count - last:
+            may_write.release(last)
+    assert steady_rate(times, batch=2) == (count - 4) / (-(-count // 2) - 2)

@@ -81,7 +81,7 @@ class Bench:
         self.batch = max(1, BATCH_PIXELS[runtime.device.type] // config.crop_size**2)
         processes = cores() if config.workers is None else config.workers
         self.at_once = max(1, processes) if runtime.device.type == "cpu" else refine.CUDA_BATCH  # by refine
-        self.count = config.photos or max(PHOTOS[runtime.device.type], 4 * self.batch, 4 * self.at_once)
+        self.count = max(config.photos or PHOTOS[runtime.device.type], 4 * self.batch, 4 * self.at_once)
         self.size = (config.crop_size, config.crop_size)
         self.given = {"images": str(folder / "photos"), "device": config.device, "workers": config.workers}
         # One more than the photos' side, as most photos are smaller than the largest that a run takes.
@@ -188,13 +188,13 @@ class Bench:
         save_checkpoint(path, model, CheckpointInfo(stage, 0, CLASSES, asdict(config)))
         return str(path)
 
-    def _rate_of(self, work: Callable[[Done], Result], first: int) -> float:
-        """Photos a second of an export, after the `first` ones."""
+    def _rate_of(self, work: Callable[[Done], Result], batch: int) -> float:
+        """Photos a second of an export, without its start and its end."""
         times: list[float] = []
         result = work(lambda item: times.append(time.perf_counter()))
         if result.skipped:
             raise StclError(f"{result.skipped} photos were skipped; take a smaller --crop-size, or another --device")
-        return steady_rate(times, min(first, len(times) - 1))
+        return steady_rate(times, batch)
 
 
 STAGES: dict[str, Callable[[Bench], Measured]] = {

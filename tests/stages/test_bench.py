@@ -6,10 +6,19 @@ import pytest
 
 from stcl_cli.config import BenchConfig
 from stcl_cli.errors import StclError
+from stcl_cli.pipeline import BATCH_PIXELS
 from stcl_cli.stages import bench
 
 TINY = BenchConfig(
-    backbone="stcl_tiny", crop_size=32, batch_size=2, photos=8, device="cpu", amp="off", w_class=0.5, w_seg=0.1
+    backbone="stcl_tiny",
+    crop_size=32,
+    batch_size=2,
+    photos=8,
+    device="cpu",
+    amp="off",
+    workers=2,
+    w_class=0.5,
+    w_seg=0.1,
 )
 
 
@@ -18,6 +27,7 @@ def rate(monkeypatch):
     """The machine is measured twice for each stage; the better one counts."""
     rates = iter([3.0, 4.0] * 5)
     monkeypatch.setattr(bench, "matrix_rate", lambda runtime: next(rates))
+    monkeypatch.setitem(BATCH_PIXELS, "cpu", 2 * 32**2)
 
 
 def measure(config):
@@ -88,8 +98,9 @@ def test_refining_is_measured_beyond_what_all_cores_begin_with(monkeypatch):
     monkeypatch.setattr(bench, "cores", lambda: 12)
     made = []
     monkeypatch.setattr(bench, "write_textures", lambda folder, count, *rest: made.append(count))
-    bench.Bench(replace(TINY, photos=None, crop_size=448), bench.make_runtime("cpu"), Path())
-    assert made == [48]
+    for photos in (None, 7, 50):
+        bench.Bench(replace(TINY, photos=photos, workers=None, crop_size=448), bench.make_runtime("cpu"), Path())
+    assert made == [48, 48, 50]
 
 
 def test_what_was_skipped_is_no_measurement(monkeypatch):
