@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from click.testing import CliRunner
+from helpers import write_photo
 
 from stcl_cli.cli import main
 from stcl_cli.formats.classes import write_classes
 from stcl_cli.formats.masks import write_mask
-from tests.helpers import write_photo
 
 SECTIONS = re.split(r"^## ", (Path(__file__).parent.parent / "docs" / "commands.md").read_text("utf-8"), flags=re.M)
 

@@ -8,6 +8,7 @@ tell the classes apart better (`discriminants.py`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
@@ -177,18 +178,29 @@ def _regions(
     labels = [labelled[index][1] for index, _ in inputs]
     plain, maps = (label_maps(cams, labels, model.memory, guidance) for guidance in (0.0, config.guidance))
     return [
-        Found(regions_of(cam, guided, own, config, model.memory, index), sample_of(cam, unguided, own, tokens))
+        Found(regions_of(cam, guided, own, config, model.memory, index), sample_of(cam, unguided, own, tokens, index))
         for cam, unguided, guided, own, (index, _) in zip(cams, plain, maps, labels, inputs, strict=True)
     ]
 
 
-def sample_of(cams: PhotoCams, plain_Khw: Tensor, labels: tuple[int, ...], tokens: int) -> Sample:
-    """At most so many tokens of a photo."""
-    count = len(cams.key_ND)
-    index = torch.linspace(0, count - 1, min(tokens, count), device=plain_Khw.device).long()
+def sample_of(cams: PhotoCams, plain_Khw: Tensor, labels: tuple[int, ...], tokens: int, number: int) -> Sample:
+    """At most so many tokens of a photo, the `number`-th of its list."""
+    index = spread(len(cams.key_ND), tokens, number).to(plain_Khw.device)
     cam_KN = resize(plain_Khw[None], cams.key_grid)[0].flatten(1)
     slots_1K = torch.tensor([labels], device=plain_Khw.device)
     return Sample(cams.key_ND[index].half(), cam_KN[:, index].float(), slots_1K)
+
+
+def spread(count: int, most: int, number: int) -> Tensor:
+    """At most so many of `count` places in rows, evenly over rows and columns; others for the next `number`.
+
+    In steps of a golden section of all, which has no factor with their count: so no place comes twice, and steps of
+    whole rows, which would stay in one column, are not among them.
+    """
+    if most >= count:
+        return torch.arange(count)
+    step = next(step for step in range(round(0.618 * count), 2 * count) if math.gcd(step, count) == 1)
+    return (torch.arange(number * most, (number + 1) * most) * step % count).sort().values
 
 
 def regions_of(

@@ -14,7 +14,7 @@ from stcl_cli.data.photos import Photo, list_photos, read_photo
 from stcl_cli.networks import load_stcl
 from stcl_cli.runtime import make_runtime
 from stcl_cli.stages import consolidate as module
-from stcl_cli.stages.consolidate import Found, choose, consolidate, regions_of_photos
+from stcl_cli.stages.consolidate import Found, choose, consolidate, regions_of_photos, spread
 from stcl_models.memory_bank import Entries, MemoryBank
 
 RUNTIME = make_runtime("cpu")
@@ -108,6 +108,24 @@ def test_of_many_photos_a_few_tokens_each_are_looked_at_again(run, monkeypatch):
     model.memory = MemoryBank(3, model.memory.embedding.shape[2], slots=1)
     told(model, config, labelled * 5)  # of which two are chosen
     assert asked == [5]
+
+
+def test_a_few_tokens_of_each_photo_are_spread_over_all_of_it():
+    for most in range(1, 50):
+        h, w = 36, 48
+        places = torch.cat([spread(h * w, most, number) for number in range(400 // most)])
+        for line, length in ((places // w, h), (places % w, w)):
+            thirds = (3 * line // length).bincount(minlength=3) / len(line)
+            assert (thirds - 1 / 3).abs().max() < 0.05, most
+
+
+@quick
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 4000), st.integers(0, 10**6))
+def test_no_place_comes_twice_and_all_where_there_are_few(h, w, most, number):
+    places = spread(h * w, most, number).tolist()
+    assert places == sorted(set(places))
+    assert len(places) == min(most, h * w)
+    assert 0 <= places[0] <= places[-1] < h * w
 
 
 def test_first_in_first_out_holds_here_too(run, monkeypatch):
