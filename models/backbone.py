@@ -1,4 +1,4 @@
-"""Any timm Vision Transformer, read at two depths.
+"""Any VisionTransformer of timm, read at two depths.
 
 Shapes: B images, H x W pixels, h x w patches, N = h * w patch tokens, D token width.
 """
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import stcl_models.tiny  # noqa: F401  (makes timm know stcl_tiny)
 from stcl_models.attention import take_over
 
+NO_VIT = "{} is not of timm's class VisionTransformer; take another ViT (EVA, DINOv3, Swin and relpos are not)"
 HEADS = ("head.", "head_dist.", "fc_norm.", "fc.", "classifier.")  # left out when weights are loaded
 
 
@@ -62,9 +63,7 @@ class Backbone(nn.Module):
                 name, pretrained=pretrained and weights is None, num_classes=0, dynamic_img_size=True
             )
         except TypeError as error:  # the model's class takes no dynamic_img_size
-            raise BackboneError(
-                f"{name} is not a Vision Transformer with patch tokens; take one from timm's vit family"
-            ) from error
+            raise BackboneError(NO_VIT.format(name)) from error
         except RuntimeError as error:  # timm: unknown model, or no pretrained weights for it
             if "No pretrained weights" in str(error):
                 raise BackboneError(
@@ -78,9 +77,7 @@ class Backbone(nn.Module):
                 "give a local file with --weights, or --no-pretrained"
             ) from error
         if not isinstance(self.vit, VisionTransformer):
-            raise BackboneError(
-                f"{name} is not a Vision Transformer with patch tokens; take one from timm's vit family"
-            )
+            raise BackboneError(NO_VIT.format(name))
         depth = len(self.vit.blocks)
         for option, layer in (("aux_layer", aux_layer), ("memory_layer", memory_layer)):
             if layer is not None and not -depth <= layer < 0:

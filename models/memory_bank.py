@@ -193,8 +193,8 @@ class MemoryBank(nn.Module):
         figures = {
             "fill": count / (known_C.sum() * filled_CM.shape[1]).clamp_min(1),
             "quality": self.quality[filled_CM].mean() if count else count,
-            "refused": 1 - stored / offered.clamp_min(1),
-            "replaced": 1 - count / stored.clamp_min(1),
+            "refused": (offered - stored) / offered.clamp_min(1),
+            "replaced": (stored - count) / stored.clamp_min(1),
             "within": within_CM[filled_CM].mean() if count else count,
             "between": ((known @ known.t()).sum() - len(known)) / pairs,
         }

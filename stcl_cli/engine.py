@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stcl_cli.config import SegtrainConfig, TrainConfig
 from stcl_cli.console import meter
-from stcl_cli.distributed import average_gradients, from_first_rank, rank, ranks, synchronise_batch_norm
+from stcl_cli.distributed import average_gradients, check_same, from_first_rank, rank, ranks, synchronise_batch_norm
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checkpoints import CheckpointInfo, open_checkpoint, save_checkpoint
 from stcl_cli.formats.files import shown
@@ -70,6 +70,7 @@ def fit(run: Run) -> dict[str, Any]:
     peaks = [group["lr"] for group in optimizer.param_groups]
     names = _names_in_order(model, optimizer)
     first = _load_last(run, model, optimizer, names)
+    check_same("output folder", str(first))
     _keep_photos(run, first)
     from_first_rank(model.state_dict().values())
     synchronise_batch_norm(model)
@@ -116,9 +117,11 @@ def fit(run: Run) -> dict[str, Any]:
                     measured = run.validate(gauge.tell)
                 model.train()
                 if log.write_measurement(done, measured):
-                    save("best", done)
+                    with log.paused():
+                        save("best", done)
             if saving:
-                save("last", done)
+                with log.paused():
+                    save("last", done)
             gauge.advance(text=text)
     return measured
 

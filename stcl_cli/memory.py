@@ -55,7 +55,7 @@ def region_masks(
     """
     value, slot = maps_BKhw.max(1, keepdim=True)
     slots = torch.arange(maps_BKhw.shape[1], device=slot.device)[:, None, None]
-    own = (slot == slots) & (value >= high) & (slots_BK >= 0)[:, :, None, None]
+    own = (slot == slots) & (value >= high) & (value > low) & (slots_BK >= 0)[:, :, None, None]
     masks = torch.cat([value <= low, own], 1) & valid_Bhw[:, None]
     classes = torch.where(slots_BK >= 0, slots_BK + 1, -1)
     return masks.flatten(2).float(), torch.cat([torch.zeros_like(classes[:, :1]), classes], 1)

@@ -54,8 +54,8 @@ class Pipeline(Generic[Output, Item]):
     def run(
         self, photos: Sequence[Photo], device: torch.device, threads: int | None = None
     ) -> Iterator[tuple[Photo, Item | PhotoError]]:
-        """(photo, what `write` returned or why there is nothing), in order, each as soon as all before it are done."""
-        threads = threads or min(MOST_THREADS, cores())
+        """(photo, what `write` returned or why there is nothing), in order; most while the next batch is computed."""
+        threads = min(MOST_THREADS, cores()) if threads is None else max(1, threads)
         most = BATCH_PIXELS[device.type]
         window = max(1, WINDOW * most // self.max_side**2)
         waiting = iter(photos)

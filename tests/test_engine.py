@@ -9,11 +9,12 @@ from ranks import run_ranks
 from safetensors.torch import load_file
 from torch import nn
 
+from stcl_cli import engine
 from stcl_cli.config import SegtrainConfig
 from stcl_cli.distributed import joined
 from stcl_cli.engine import Run, check_options, fit, learning_rate_factor
 from stcl_cli.errors import StclError
-from stcl_cli.formats.checkpoints import open_checkpoint
+from stcl_cli.formats.checkpoints import open_checkpoint, save_checkpoint
 from stcl_cli.formats.runs import Failures, read_jsonl
 from stcl_cli.runtime import make_runtime, seed_everything
 
@@ -199,6 +200,19 @@ def test_two_ranks_stop_together_and_name_the_photos_of_both(tmp_path):
         assert "with the photos 3-0, 3-1, 3-2, 3-3;" in str(error)
 
 
+def test_ranks_with_disks_of_their_own_do_not_go_on_from_different_checkpoints(tmp_path):
+    def train(rank):
+        with joined(torch.device("cpu")):
+            run = make_run(tmp_path / str(rank), batches=half(rank), dropout=0)
+            run.failures.write = rank == 0
+            fit(run)
+
+    assert run_ranks(2, train) == [None, None]
+    for error in run_ranks(2, train):
+        assert isinstance(error, StclError)
+        assert "the 2 processes do not see the same output folder; give them" in str(error)
+
+
 def test_the_rate_is_that_of_training(tmp_path, monkeypatch):
     clock, late = time.perf_counter, [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock() + late[0])
@@ -207,9 +221,14 @@ def test_the_rate_is_that_of_training(tmp_path, monkeypatch):
         late[0] += 1000
         return {"miou": 0.5, "skipped": []}
 
-    fit(make_run(tmp_path, save_every=12, val_every=4, validate=slow, finish=slow))
+    def slow_to_write(*arguments):
+        late[0] += 1000
+        return save_checkpoint(*arguments)
+
+    monkeypatch.setattr(engine, "save_checkpoint", slow_to_write)
+    fit(make_run(tmp_path, save_every=5, val_every=4, validate=slow, finish=slow))
     rates = [record["photos_per_second"] for record in read_jsonl(tmp_path / LOG) if "photos_per_second" in record]
-    assert len(rates) == 4
+    assert len(rates) == 6
     assert min(rates) > 12 / 1000  # of a line's 12 photos
 
 

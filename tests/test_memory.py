@@ -114,6 +114,12 @@ def test_regions_are_apart_and_follow_their_definition(seed):
                 assert bool(own[1 + best]) == bool(sure)
 
 
+def test_no_patch_is_in_two_regions_where_one_score_parts_them():
+    maps = torch.tensor([[[[1.0, 0.5, 0.5, 0.0]], [[0.0, 0.5, 0.0, 0.0]]]])
+    masks, _ = region_masks(maps, torch.tensor([[0, 1]]), torch.ones(1, 1, 4, dtype=torch.bool), 0.5, 0.5)
+    assert masks[0].tolist() == [[0, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0]]
+
+
 def test_embeddings_are_means_of_unit_length_and_an_empty_region_is_zero():
     key = F.normalize(torch.randn(1, 6, E), dim=-1)
     masks = torch.tensor([[[1.0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]]])

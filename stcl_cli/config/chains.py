@@ -39,6 +39,7 @@ class RunConfig(Compute):
     max_side: int | None = option(
         None, "Photos with a longer side are reduced to this many pixels. [default: as in each stage]", range=COUNT
     )
+    seed: int = as_in(TrainConfig, "seed")
     val_masks: str | None = as_in(TrainConfig, "val_masks")
 
 
@@ -53,7 +54,7 @@ class BenchConfig:
         multiple=True,
         choices=("train", "cam", "refine", "segtrain", "predict"),
     )
-    backbone: str = option(TrainConfig.backbone, "Any timm ViT; its weights are random.")
+    backbone: str = option(TrainConfig.backbone, "Any VisionTransformer of timm; its weights are random.")
     crop_size: int = option(448, "Side of the photos and of the training crops, in pixels.", range=COUNT)
     batch_size: int = option(4, "Photos a training step.", range=COUNT)
     photos: int | None = option(

@@ -42,7 +42,7 @@ class TrainConfig(Training):
     # network
     backbone: str = option(
         "vit_base_patch16_224.augreg_in21k_ft_in1k",
-        "Any timm ViT; or stcl_tiny (with --no-pretrained), a small one to try things on a CPU.",
+        "Any VisionTransformer of timm; or stcl_tiny (with --no-pretrained), a small one to try things on a CPU.",
     )
     weights: str | None = option(
         None, "Backbone weights: a local safetensors file with timm's names.", path=True, metavar="FILE"
@@ -123,7 +123,7 @@ class TrainConfig(Training):
     w_reg: float = option(0.05, "Weight of that branch's edge-following regulariser; 0: off.", range=NOT_NEGATIVE)
     local_crops: int = option(8, "Local crops a photo for class token contrast.", range=COUNT)
     local_crop_size: int | None = option(
-        None, "Their side in pixels. [default: 96 at crop 448, in proportion, 4 patches or more]", range=COUNT
+        None, "Their side in pixels, of 4 patches or more. [default: 96 at crop 448, in proportion]", range=COUNT
     )
     temperature: float = option(0.5, "Temperature of class token contrast.", range=POSITIVE)
     memory_temperature: float = option(0.1, "Temperature of memory contrast.", range=POSITIVE)
@@ -176,7 +176,7 @@ class RefineConfig(Sharing):
     )
     background: tuple[float, ...] = option(
         (0.45,),
-        "Background score. Give it twice, low and high, and what lies between becomes 255 (ignored).",
+        "Background score of CAMs. Give it twice, low and high, and what lies between becomes 255 (ignored).",
         multiple=True,
         range=SHARE,
     )
@@ -217,5 +217,7 @@ class RefineConfig(Sharing):
     )
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     workers: int | None = option(
-        None, "Processes on the CPU, one thread each. [default: one a core]", range=NOT_NEGATIVE
+        None,
+        "Processes on the CPU, one thread each; 0 or 1: this one alone, with all threads. [default: one a core]",
+        range=NOT_NEGATIVE,
     )

@@ -40,7 +40,6 @@ class Compute:
     compile: bool = option(
         False, "Have PyTorch write kernels for a ViT's blocks, on a CUDA GPU: faster from some minutes on."
     )
-    seed: int = option(0, "Fixes every random choice of the run.", range=NOT_NEGATIVE)
     workers: int | None = option(
         None,
         "Processes that read photos in training [default: up to 8 beside a GPU, none on the CPU]; threads that read "
@@ -55,6 +54,7 @@ class Training(Compute, Folder):
 
     list: str | None = list_option()
     max_side: int = max_side_option()
+    seed: int = option(0, "Fixes every random choice of the run.", range=NOT_NEGATIVE)
     val_masks: str | None = option(
         None, "True masks, only to measure with: mIoU goes to metrics.jsonl.", path=True, metavar="DIR"
     )

@@ -31,6 +31,9 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
     """Export. Raises StclError."""
     runtime = make_runtime(config.device, config.amp)
     model, info, trained = load_stcl(Path(config.model))
+    memory = trained.guidance if config.memory is None else config.memory
+    if config.memory and model.memory is None:
+        raise StclError(f"--memory {config.memory}: {config.model} was trained without a memory; leave it out")
     if config.compile:
         compile_blocks(model, runtime.device)
     photos, skipped = list_photos(config.images, config.list)
@@ -49,7 +52,6 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
     skipped = [(name, reason) for name, reason in skipped if mine(name)]
     skip(failures, skipped)
     network = Network(model, runtime)
-    memory = trained.guidance if config.memory is None else config.memory
     wanted = [photo for photo in photos if mine(photo.name) and (not config.labels or photo.name in given)]
     todo = [photo for photo in wanted if not os.path.isfile(output_path(folder, photo.name, ".safetensors"))]
 

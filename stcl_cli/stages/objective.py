@@ -24,6 +24,7 @@ from stcl_cli.cams import (
     shrink,
 )
 from stcl_cli.config import TrainConfig
+from stcl_cli.errors import StclError
 from stcl_cli.graphs import Replayed, ReplayedWithGradient
 from stcl_cli.losses.class_contrast import class_contrast
 from stcl_cli.losses.dense_energy import dense_energy
@@ -37,6 +38,7 @@ from stcl_models.backbone import Tokens
 from stcl_models.stcl import CamPass, Stcl, resize
 
 REPLAYED_PIXELS = 2**22  # of a step; with more, kernels take longer than launching them
+LEAST_WINDOW = 4  # tokens on a side, of which a local crop shows something
 MOST_SLOTS = 16  # with more labels on one photo each batch gets as many maps as it needs, for which a GPU is waited
 
 
@@ -48,9 +50,17 @@ class Maps(NamedTuple):
 
 
 def local_window(config: TrainConfig, patch: int) -> int:
-    """Side of a local crop in tokens."""
-    side = config.local_crop_size or 96 * config.crop_size // 448
-    return min(max(round(side / patch), 4), config.crop_size // patch)
+    """Side of a local crop in tokens. StclError if it is not 4 to those of the training crop."""
+    most = config.crop_size // patch
+    if config.local_crop_size is None:
+        return min(max(round(96 * config.crop_size // 448 / patch), LEAST_WINDOW), most)
+    window = round(config.local_crop_size / patch)
+    if not LEAST_WINDOW <= window <= most:
+        raise StclError(
+            f"--local-crop-size {config.local_crop_size}: give {LEAST_WINDOW * patch} to {most * patch}, which are "
+            f"{LEAST_WINDOW} patches and the --crop-size"
+        )
+    return window
 
 
 class Objective:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from stcl_cli.config import SegtrainConfig
@@ -24,8 +26,6 @@ from stcl_cli.runtime import Runtime, make_runtime, seed_everything
 from stcl_cli.stages.output import Result, open_folder
 from stcl_cli.validation import segmentation_validation
 from stcl_models.stcl import resize
-
-POOLING = ("deeplabv3", "deeplabv3plus", "pan", "upernet")  # to one pixel, of which batch norm needs several
 
 
 def run(config: SegtrainConfig) -> Result:
@@ -56,9 +56,8 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
     if config.crop_size % model.multiple:
         raise StclError(f"--crop-size {config.crop_size}: must be a multiple of {model.multiple} for {config.encoder}")
     check_options(config)
-    pools = config.arch in POOLING or (config.arch != "vit" and config.crop_size < 2 * model.multiple)
-    if pools and config.batch_size * ranks() // config.accumulate == 1:
-        raise StclError(f"--arch {config.arch}: norms over a batch, of at least 2 photos; raise --batch-size")
+    if config.batch_size * ranks() // config.accumulate == 1:
+        _check_one_is_enough(model, config)
     if config.compile:
         compile_blocks(model, runtime.device)
     validate = segmentation_validation(model, config, runtime, classes)
@@ -97,6 +96,19 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
         say(f"mIoU on {config.val_masks}: {measured['miou']:.3f}")
     then = ("predict", config.images, "-m", config.output, "-o", "PREDICTIONS")
     return Result(skipped=len(failures) if rank() == 0 else 0, next=then)
+
+
+def _check_one_is_enough(model: nn.Module, config: SegtrainConfig) -> None:
+    """StclError if a step of one photo leaves a batch norm a single pixel: a copy of the network tries it."""
+    if config.arch == "vit":
+        return
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).train()(model.normalise(torch.zeros(1, 3, config.crop_size, config.crop_size)))
+    except ValueError as error:
+        raise StclError(
+            f"--arch {config.arch}: norms over a batch, of at least 2 photos; raise --batch-size"
+        ) from error
 
 
 def cross_entropy_step(model: nn.Module, runtime: Runtime) -> Any:

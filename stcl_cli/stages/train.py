@@ -16,7 +16,7 @@ from stcl_cli.errors import StclError
 from stcl_cli.networks import LAYER_DECAY, build_stcl, compile_blocks, parameter_groups
 from stcl_cli.runtime import Runtime, make_runtime, seed_everything
 from stcl_cli.stages.consolidate import consolidate
-from stcl_cli.stages.objective import Objective
+from stcl_cli.stages.objective import Objective, local_window
 from stcl_cli.stages.output import Result, open_folder, skip
 from stcl_cli.validation import cam_validation
 from stcl_models.stcl import Stcl
@@ -47,6 +47,7 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
     if config.beta_low > config.beta_high:
         raise StclError(f"--beta-low {config.beta_low}: lies above --beta-high {config.beta_high}; lower it")
     check_options(config)
+    local_window(config, patch)
     if config.compile:
         compile_blocks(model, runtime.device)
     validate = cam_validation(model, config, runtime, labels.classes, labels)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from stcl_cli.losses.segmentation import balanced_cross_entropy
+from stcl_cli.losses.segmentation import balanced_cross_entropy, mean_cross_entropy
 
 TARGET = arrays(np.int64, (2, 3, 2), elements=st.sampled_from([0, 1, 2, 255]))
 
@@ -45,3 +45,18 @@ def test_much_background_does_not_drown_an_object():
     more_background = torch.cat([logits, *[logits[..., :1]] * 50], -1)
     loss = balanced_cross_entropy(logits, torch.tensor([[[0, 1]]]))
     assert torch.isclose(loss, balanced_cross_entropy(more_background, torch.tensor([[[0, 1] + [0] * 50]])))
+
+
+@quick
+@given(seeds, TARGET)
+def test_the_mean_is_over_the_pixels_that_are_not_ignored(seed, target):
+    logits = randn(seed, 2, 3, 3, 2)
+    expected = [
+        torch.logsumexp(logits[b, :, y, x].double(), 0) - logits[b, target[b, y, x], y, x].double()
+        for b, y, x in np.argwhere(target != 255)
+    ]
+    loss = mean_cross_entropy(logits, torch.from_numpy(target))
+    mean = sum(expected, 0 * logits.sum()) / max(1, len(expected))
+    torch.testing.assert_close(loss.double(), mean.double(), atol=1e-5, rtol=0)
+    for own, other in zip(gradients(loss, logits), gradients(mean, logits), strict=True):
+        torch.testing.assert_close(own, other, atol=1e-5, rtol=0)

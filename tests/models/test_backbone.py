@@ -71,8 +71,8 @@ def test_photos_are_normalised_with_the_models_own_figures():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("resnet18", "not a Vision Transformer"),
-        ("swin_tiny_patch4_window7_224", "not a Vision Transformer"),
+        ("resnet18", "is not of timm.s class VisionTransformer"),
+        ("swin_tiny_patch4_window7_224", "is not of timm.s class VisionTransformer"),
         ("no_such_vit", "Unknown model"),
         ("vit_tiny_patch16_224.no_such_tag", "Invalid pretrained tag"),
     ],

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stcl_cli.config import CamConfig
+from stcl_cli.errors import StclError
 from stcl_cli.formats.cams import read_cam
 from stcl_cli.formats.runs import read_jsonl
 from stcl_cli.stages import cam
@@ -13,8 +14,8 @@ from stcl_cli.stages import cam
 def run(trained, tmp_path):
     def run(**settings):
         items = []
-        settings = {"images": str(trained.photos), "output": str(tmp_path / "out"), "device": "cpu"} | settings
-        result = cam.run(CamConfig(model=str(trained.run), scales=(1.0,), **settings), items.append)
+        defaults = {"images": str(trained.photos), "output": str(tmp_path / "out"), "device": "cpu", "scales": (1.0,)}
+        result = cam.run(CamConfig(model=str(trained.run), **defaults | settings), items.append)
         return result, items
 
     return run
@@ -49,6 +50,29 @@ def test_resume_and_what_is_skipped(run, tmp_path):
     assert record["image"] == "sub dir/c.v1"
     (tmp_path / "out" / "a.safetensors").unlink()
     assert [item["image"] for item in run(resume=True, **settings)[1]] == ["a"]
+
+
+def test_a_memory_that_is_not_there_is_not_asked_for(run, monkeypatch):
+    load = cam.load_stcl
+
+    def without_memory(path):
+        model, *others = load(path)
+        model.memory = None
+        return model, *others
+
+    monkeypatch.setattr(cam, "load_stcl", without_memory)
+    with pytest.raises(StclError, match=r"--memory 0.5: .* was trained without a memory; leave it out"):
+        run(threshold=0.0, memory=0.5)
+    assert len(run(threshold=0.0, memory=0.0)[1]) == 3
+    assert len(run(threshold=0.0, overwrite=True)[1]) == 3
+
+
+def test_scales_change_the_maps(run):
+    def maps(**settings):
+        return [read_cam(item["output"]).cam_KHW for item in run(threshold=0.0, overwrite=True, **settings)[1]]
+
+    plain, *others = maps(), maps(scales=(1.0, 0.5)), maps(scales=(1.0,))
+    assert [all((a == b).all() for a, b in zip(plain, other, strict=True)) for other in others] == [False, True]
 
 
 def test_affinity_is_kept_on_request(run):

@@ -42,6 +42,14 @@ def test_truth_of_0_and_255_measures_nothing_but_background_and_says_so(tmp_path
     assert "truth: no true mask holds a class, so only background is measured" in capsys.readouterr().err
 
 
+def test_truth_of_255_alone_measures_nothing(tmp_path):
+    write_mask(tmp_path / "truth" / "x.png", np.full((1, 4), 255, np.uint8))
+    write_mask(tmp_path / "pred" / "x.png", np.zeros((1, 4), np.uint8))
+    (tmp_path / "pred" / "classes.txt").write_text("cat\n")
+    with pytest.raises(StclError, match=r"truth: its true masks are 255, ignored, everywhere; nothing can be measured"):
+        evaluate.run(EvalConfig(predictions=str(tmp_path / "pred"), truth=str(tmp_path / "truth")))
+
+
 def test_eval_compares_classes_by_their_names(tmp_path, capsys):
     write_mask(tmp_path / "truth" / "x.png", np.array([[0, 1, 1, 2], [3, 3, 3, 3]], np.uint8))
     write_mask(tmp_path / "pred" / "x.png", np.array([[0, 3, 3, 0], [1, 1, 1, 0]], np.uint8))

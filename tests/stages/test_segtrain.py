@@ -72,6 +72,16 @@ def test_a_network_that_pools_to_one_pixel_needs_two_photos(trained, tmp_path):
     segtrain.run(replace(config, accumulate=1))
 
 
+def test_an_encoder_that_pools_to_one_pixel_needs_two_photos(trained, tmp_path):
+    config = SegtrainConfig(
+        images=str(trained.photos), masks=str(trained.root / "truth"), output=str(tmp_path / "seg"), arch="unet",
+        encoder="skresnet18", pretrained=False, device="cpu", iterations=1, crop_size=64, batch_size=1,
+    )  # fmt: skip
+    with pytest.raises(StclError, match=r"--arch unet: norms over a batch, of at least 2 photos; raise --batch"):
+        segtrain.run(config)
+    assert not (tmp_path / "seg").exists()
+
+
 def test_a_small_crop_of_one_photo_is_too_little_to_norm(trained, tmp_path):
     config = SegtrainConfig(
         images=str(trained.photos), masks=str(trained.root / "truth"), output=str(tmp_path / "seg"), arch="unet",

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from helpers import stopped_after
 from safetensors.torch import load_file, save_file
 
@@ -37,6 +38,20 @@ def config(trained, tmp_path) -> TrainConfig:
     )
 
 
+@pytest.fixture(scope="module")
+def everything_on(trained, tmp_path_factory):
+    """A run in which each part takes part, with thresholds that find regions in noise, and what it has learnt."""
+    folder = tmp_path_factory.mktemp("everything")
+    config = TrainConfig(
+        images=str(trained.photos), labels=str(trained.root / "labels.csv"), output=str(folder / "run"),
+        backbone="stcl_tiny", pretrained=False, device="cpu", iterations=6, batch_size=2, crop_size=64,
+        contrast_start=0.0, memory_start=0.5, segmentation_start=0.5, w_class=0.5, w_seg=0.1, w_memory=0.5,
+        beta_high=0.4, beta_low=0.3, memory_slots=2, lr=3e-3,
+    )  # fmt: skip
+    train.run(config)
+    return config, load_file(folder / "run" / "checkpoints" / "last.safetensors")
+
+
 def records(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -47,6 +62,38 @@ def test_phases_join_one_after_the_other(config, tmp_path):
     always = {"cls", "cls_aux"}
     assert parts == [always, always | {"patch", "class"}, *[always | {"patch", "class", "seg", "reg"}] * 2]
     assert (tmp_path / "run" / "classes.txt").read_text().split() == ["background", "cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {}, {"w_patch": 0.0}, {"w_class": 0.0}, {"w_seg": 0.0}, {"w_reg": 0.0}, {"w_memory": 0.0}, {"guidance": 0.0},
+        {"top_share": 0.5}, {"weight_decay": 0.5}, {"warmup": 0.5}, {"lr": 1e-3}, {"layer_decay": 0.5}, {"seed": 1},
+        {"temperature": 0.1}, {"ema": 0.1}, {"local_crops": 2}, {"local_crop_size": 40}, {"rescale": (1.0, 1.0)},
+        {"memory_slots": 1}, {"memory_update": "fifo"}, {"memory_half_life": 5.0}, {"memory_loss": "fixed"},
+        {"memory_temperature": 1.0}, {"memory_consolidation": False}, {"cam_scales": (1.0,)},
+        {"beta_high": 0.5}, {"beta_low": 0.2}, {"aux_layer": -2}, {"memory_layer": -1}, {"accumulate": 2},
+        {"contrast_start": 0.7}, {"memory_start": 0.7}, {"segmentation_start": 0.9}, {"batch_size": 4},
+    ],
+    ids=lambda changed: next(iter(changed), "nothing"),
+)  # fmt: skip
+def test_every_option_changes_what_is_learnt(everything_on, tmp_path, changed):
+    config, before = everything_on
+    train.run(replace(config, output=str(tmp_path / "run"), **changed))
+    after = load_file(tmp_path / "run" / "checkpoints" / "last.safetensors")
+    same = before.keys() == after.keys() and all(torch.equal(value, after[name]) for name, value in before.items())
+    assert same == (not changed)
+
+
+@pytest.mark.parametrize(("side", "fits"), [(8, False), (24, False), (32, True), (48, True), (64, False)])
+def test_a_local_crop_has_four_patches_a_side_and_is_no_larger_than_the_crop(config, tmp_path, side, fits):
+    config = replace(config, iterations=1, crop_size=48, local_crop_size=side)
+    if fits:
+        train.run(config)
+    else:
+        with pytest.raises(StclError, match=rf"--local-crop-size {side}: give 32 to 48, which are 4 patches and the -"):
+            train.run(config)
+        assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("pretrained", "given", "decay"), [(True, None, 0.75), (True, 0.5, 0.5), (False, None, 1.0)])
