@@ -1,8 +1,6 @@
 """Errors a user can cause and cure, and the exit codes of every command."""
 
-EXIT_DONE = 0
-EXIT_ERROR = 1
-EXIT_USAGE = 2
+EXIT_ERROR = 1  # 0: done; 2: wrong usage, as click has it
 EXIT_SKIPPED = 3  # finished, but some inputs were skipped; each is named in failed.jsonl
 EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
 EXIT_TERMINATED = 143  # by SIGTERM, as a cluster sends it before it takes a machine away

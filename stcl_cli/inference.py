@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stcl_cli.cams import gather_slots, normalise_cams
-from stcl_cli.formats.cams import Affinity
+from stcl_cli.formats.cams import CAM_STRIDE, Affinity
 from stcl_cli.memory import fuse, memory_maps
 from stcl_cli.refine.walk import local_affinity
 from stcl_cli.runtime import Runtime
@@ -19,7 +19,6 @@ from stcl_cli.strips import argmax_at_size
 from stcl_models.memory_bank import MemoryBank
 from stcl_models.stcl import Stcl, rescale, resize
 
-CAM_STRIDE = 4  # CAMs are kept at a quarter of the photo: a ViT's maps hold nothing finer
 AFFINITY_SCALE = 2.0
 
 

@@ -29,7 +29,7 @@ from stcl_cli.watch import reading
 FORMAT, VERSION = "cam", 1
 _FIELDS = {"format", "version", "classes", "labels", "size", "source", "scores", "crc32"}
 _INDEX, _SIMILARITY = "affinity.index", "affinity.similarity"
-_REDUCTION = 4  # stored at a quarter: a ViT's CAM has a 16th, and interpolation gives the quarter back
+CAM_STRIDE = 4  # kept at a quarter of the photo: a ViT's CAM has a 16th, and interpolation gives the quarter back
 
 
 class Affinity(NamedTuple):
@@ -125,7 +125,7 @@ def write_cam(path: str | os.PathLike[str], cam: CamFile) -> None:
 
 def _quantised(cam: CamFile) -> np.ndarray:
     height, width = (
-        min(side, -(-full // _REDUCTION)) for side, full in zip(cam.cam_KHW.shape[1:], cam.size, strict=True)
+        min(side, -(-full // CAM_STRIDE)) for side, full in zip(cam.cam_KHW.shape[1:], cam.size, strict=True)
     )
     small_KHW = np.zeros((len(cam.labels), height, width), np.uint8)
     for index, map_HW in enumerate(cam.cam_KHW.astype(np.float32)):
