@@ -11,7 +11,6 @@ from typing import Any
 
 from stcl_cli.config import Folder, RunConfig
 from stcl_cli.errors import StclError
-from stcl_cli.formats.checkpoints import open_checkpoint
 from stcl_cli.formats.checksum import checksum
 from stcl_cli.formats.classes import CLASSES, read_classes
 from stcl_cli.formats.files import shown, some, to_json
@@ -101,6 +100,8 @@ def _how_far(folder: Path, path: Path) -> str:
     command, values = read_config(folder)
     if command not in ("train", "segtrain"):
         return ""
+    from stcl_cli.formats.checkpoints import open_checkpoint  # torch, which `stcl check` starts without
+
     try:
         iteration = open_checkpoint(path, command).info.iteration
     except StclError:  # who needs it says so

@@ -76,7 +76,7 @@ def test_shards_one_after_the_other_and_again_in_another_division(work):
     with pytest.raises(StclError, match="is not empty"):
         run(stage, config)
     with pytest.raises(StclError, match="was started with"):
-        run(stage, replace(config, shard="2/2", **({"seed": 9} if stage is not refine else {"background": (0.6,)})))
+        run(stage, replace(config, shard="2/2", **({"amp": "bf16"} if stage is not refine else {"background": (0.6,)})))
     rest, _ = run(stage, replace(config, resume=True))
     assert not set(first) & set(rest)
     assert len(contents(config.output)) == len(first) + len(rest)
