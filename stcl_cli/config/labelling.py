@@ -136,7 +136,10 @@ class CamConfig(Compute, Sharing):
 
     images: str = images_argument()
     model: str = option(
-        help="Run folder of `stcl train`, or one of its checkpoints.", short="-m", path=True, metavar="RUN"
+        help="Run folder of `stcl train` (its best checkpoint by --val-masks, else the last), or a checkpoint.",
+        short="-m",
+        path=True,
+        metavar="RUN",
     )
     output: str = output_option("Folder for the CAM files.")
     labels: str | None = option(

@@ -72,7 +72,10 @@ class PredictConfig(Compute, Sharing):
 
     images: str = images_argument()
     model: str = option(
-        help="Run folder of `stcl segtrain`, or one of its checkpoints.", short="-m", path=True, metavar="SEG"
+        help="Run folder of `stcl segtrain` (its best checkpoint by --val-masks, else the last), or a checkpoint.",
+        short="-m",
+        path=True,
+        metavar="SEG",
     )
     output: str = output_option("Folder for the masks.")
     overlays: str | None = overlays_option()

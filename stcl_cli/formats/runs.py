@@ -56,6 +56,9 @@ def open_output(
     if overwrite and shard != ALL:
         raise StclError(f"{shown(folder)}: --overwrite would delete the other shards' files; empty the folder first")
     may_be_used = resume or overwrite or shard != ALL
+    file = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
+    if file:
+        raise StclError(f"{shown(file)}: is a file; give a folder with {option}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Before the lock, which should leave no trace in a folder that is not ours.

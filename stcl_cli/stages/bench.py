@@ -48,7 +48,8 @@ def run(config: BenchConfig, done: Done) -> Result:
     with tempfile.TemporaryDirectory(prefix="stcl-bench-") as folder:
         bench = Bench(config, runtime, Path(folder))
         for what in config.what or tuple(STAGES):
-            say(f"{what}: {bench.count} photos of {config.crop_size} x {config.crop_size}")
+            count = bench.trained_on if what in ("train", "segtrain") else bench.count
+            say(f"{what}: {count} photos of {config.crop_size} x {config.crop_size}")
             before = matrix_rate(runtime)
             peak = PeakMemory(runtime.device)
             with quietly():
@@ -81,7 +82,9 @@ class Bench:
         self.batch = max(1, BATCH_PIXELS[runtime.device.type] // config.crop_size**2)
         processes = cores() if config.workers is None else config.workers
         self.at_once = max(1, processes) if runtime.device.type == "cpu" else refine.CUDA_BATCH  # by refine
-        self.count = max(config.photos or PHOTOS[runtime.device.type], 4 * self.batch, 4 * self.at_once)
+        least = 4 * max(self.batch, self.at_once)  # of an export, of which the first and the last batch do not count
+        self.trained_on = config.photos or max(PHOTOS[runtime.device.type], least)
+        self.count = max(self.trained_on, least)
         self.size = (config.crop_size, config.crop_size)
         self.given = {"images": str(folder / "photos"), "device": config.device, "workers": config.workers}
         # One more than the photos' side, as most photos are smaller than the largest that a run takes.
@@ -121,7 +124,7 @@ class Bench:
     def _training(self) -> dict[str, Any]:
         """Options of both trainings; a line of the log for each eighth of the photos, and one before for warming up."""
         config = self.config
-        iterations = max(2, self.count // config.batch_size)
+        iterations = max(2, self.trained_on // config.batch_size)
         log_every = max(1, iterations // 8)
         return self.given | {
             "amp": config.amp,

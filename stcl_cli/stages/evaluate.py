@@ -45,6 +45,7 @@ def run(config: EvalConfig) -> Result:
     measure = _measure_cams if suffix == ".safetensors" else _measure_masks
     summary, matrix, skipped = measure(found, classes, config)
     per_class = dict(zip(("background", *classes.names), iou_per_class(matrix).tolist(), strict=True))
+    summary["missing_predictions"] = len(truths) - len(found)
     summary |= {"per_class": {name: None if math.isnan(iou) else iou for name, iou in per_class.items()}}
     _print_table(summary)
     if not matrix.any():

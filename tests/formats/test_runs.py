@@ -58,7 +58,7 @@ def test_a_folder_in_use_is_refused(ours):
         runs.open_output(ours)
     with pytest.raises(StclError, match="exclude each other"):
         runs.open_output(ours, resume=True, overwrite=True)
-    with pytest.raises(StclError, match="cannot be written"):
+    with pytest.raises(StclError, match=r"x.png: is a file; give a folder with -o"):
         runs.open_output(ours / "sub" / "x.png")
 
 
@@ -242,3 +242,10 @@ def test_a_damaged_log_of_failures_is_one_line(tmp_path, line):
     path.rename(tmp_path / "failed-1-of-2.jsonl")
     with pytest.raises(StclError, match=r"failed-1-of-2.jsonl line 2"):
         runs.Failures(tmp_path, Shard(2, 2)).merge()
+
+
+def test_a_file_is_no_output_folder(tmp_path):
+    (tmp_path / "labels.csv").touch()
+    for folder in ("labels.csv", "labels.csv/x/y"):
+        with pytest.raises(StclError, match=r"labels.csv: is a file; give a folder with -o$"):
+            runs.open_output(tmp_path / folder)

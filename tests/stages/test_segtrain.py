@@ -1,6 +1,7 @@
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from helpers import stopped_after
 from safetensors.torch import load_file
@@ -70,6 +71,19 @@ def test_a_network_that_pools_to_one_pixel_needs_two_photos(trained, tmp_path):
         segtrain.run(config)
     assert not (tmp_path / "seg").exists()
     segtrain.run(replace(config, accumulate=1))
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_masks_of_background_alone_teach_nothing(trained, tmp_path, value):
+    for name in NAMES:
+        write_mask(tmp_path / "masks" / f"{name}.png", np.full((40, 56), value, np.uint8))
+    (tmp_path / "masks" / "classes.txt").write_text("cat\n")
+    config = SegtrainConfig(
+        images=str(trained.photos), masks=str(tmp_path / "masks"), output=str(tmp_path / "seg"), device="cpu"
+    )
+    with pytest.raises(StclError, match=r"all background \(0\) or ignored \(255\): there is nothing to learn; an obj"):
+        segtrain.run(config)
+    assert not (tmp_path / "seg").exists()
 
 
 def test_an_encoder_that_pools_to_one_pixel_needs_two_photos(trained, tmp_path):
