@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stcl_cli.config import CamConfig
-from stcl_cli.console import meter, say
+from stcl_cli.console import meter
 from stcl_cli.data.labels import match_labels, read_labels
 from stcl_cli.data.photos import Photo, list_photos, photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
@@ -22,7 +22,7 @@ from stcl_cli.inference import fetch, label_maps, photo_affinities, photo_cams
 from stcl_cli.networks import compile_blocks, load_stcl
 from stcl_cli.pipeline import Pipeline
 from stcl_cli.runtime import Runtime, make_runtime
-from stcl_cli.stages.output import Done, Result, nobody, open_folder, skip
+from stcl_cli.stages.output import Done, Result, finish, nobody, open_folder, skip
 from stcl_cli.within_memory import Network
 from stcl_models.stcl import Stcl
 
@@ -87,9 +87,8 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
             else:
                 done(outcome)
             gauge.advance()
-    failures.merge()
-    say(f"{len(wanted) + len(skipped) - len(failures)} CAMs in {folder}")
-    return Result(skipped=len(failures), next=("refine", folder, "--images", config.images, "-o", "MASKS"))
+    made = len(wanted) + len(skipped) - len(failures)
+    return finish(folder, failures, made, "CAMs", ("refine", folder, "--images", config.images, "-o", "MASKS"))
 
 
 class _Found(NamedTuple):

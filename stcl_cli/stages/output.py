@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from stcl_cli.config import Folder, PredictConfig, RefineConfig, RunConfig, Sharing, Training
-from stcl_cli.console import detail
+from stcl_cli.console import detail, say
 from stcl_cli.data.photo_masks import count_values
 from stcl_cli.data.photos import Photo, read_photo
 from stcl_cli.errors import StclError
@@ -108,6 +108,18 @@ def take_folder(
             write_classes(folder / CLASSES, classes)
         share_folder(folder)
     return folder
+
+
+def finish(folder: Path, failures: Failures, made: int, what: str, then: tuple[str | Path, ...]) -> Result:
+    """Say how many outputs there are. StclError if there are none, as all inputs were skipped: nothing can follow."""
+    failures.merge()
+    say(f"{made} {what} in {folder}")
+    if failures.reasons and not made and failures.shard == ALL:  # other shards may have made some
+        name, reason = next(iter(failures.reasons.items()))
+        raise StclError(
+            f"{shown(folder)}: none of {len(failures)} inputs could be used; the first, {shown(name)}: {reason}"
+        )
+    return Result(skipped=len(failures), next=then)
 
 
 def skip(failures: Failures, skipped: Iterable[tuple[str, object]]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from stcl_cli.config import PredictConfig
-from stcl_cli.console import meter, say
+from stcl_cli.console import meter
 from stcl_cli.data.photos import Photo, list_photos, photo_size, read_photo
 from stcl_cli.errors import PhotoError
 from stcl_cli.formats.masks import read_mask
@@ -19,7 +19,7 @@ from stcl_cli.inference import best_labels, fetch, photo_scores
 from stcl_cli.networks import compile_blocks, load_segmenter
 from stcl_cli.pipeline import Pipeline
 from stcl_cli.runtime import make_runtime
-from stcl_cli.stages.output import Done, MaskFolder, Result, nobody, skip
+from stcl_cli.stages.output import Done, MaskFolder, Result, finish, nobody, skip
 from stcl_cli.strips import argmax_at_size
 from stcl_cli.within_memory import Network
 
@@ -68,10 +68,8 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
             else:
                 done(outcome)
             gauge.advance()
-    folder.failures.merge()
-    skipped = len(folder.failures)
-    say(f"{len(photos) + len(missing) - skipped} masks in {folder.path}")
-    return Result(skipped=skipped, next=("export", folder.path, "--to", "coco", "-o", "OUT"))
+    made = len(photos) + len(missing) - len(folder.failures)
+    return finish(folder.path, folder.failures, made, "masks", ("export", folder.path, "--to", "coco", "-o", "OUT"))
 
 
 def _smallest(scores_KHW: Tensor, max_side: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stcl_cli.comparing import labels_among
 from stcl_cli.config import RefineConfig
-from stcl_cli.console import meter, say
+from stcl_cli.console import meter
 from stcl_cli.data.outputs import match_outputs
 from stcl_cli.data.photo_masks import read_photo_mask
 from stcl_cli.data.photos import Photo, list_photos, photo_size, read_photo
@@ -27,7 +27,7 @@ from stcl_cli.formats.masks import read_mask
 from stcl_cli.formats.runs import made_by_stcl, read_config
 from stcl_cli.refine.chain import HardLabels, dense_crf_of, refine_masks
 from stcl_cli.runtime import cores, pick_device
-from stcl_cli.stages.output import Done, MaskFolder, Result, nobody, skip
+from stcl_cli.stages.output import Done, MaskFolder, Result, finish, nobody, skip
 from stcl_cli.threads import DECODERS, thread_pool
 from stcl_cli.watch import Readers
 from stcl_cli.within_memory import CPU, if_it_fits, too_large
@@ -81,10 +81,9 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
                 else:
                     done(outcome)
             gauge.advance(len(outcomes))
-    folder.failures.merge()
-    say(f"{len(jobs) + len(skipped) - len(folder.failures)} masks in {folder.path}")
     then = ("segtrain", config.images, "--masks", folder.path, *_init(cams), "-o", "SEG")
-    return Result(skipped=len(folder.failures), next=then)
+    made = len(jobs) + len(skipped) - len(folder.failures)
+    return finish(folder.path, folder.failures, made, "masks", then)
 
 
 def _init(cams: Path) -> tuple[str, ...]:

@@ -102,8 +102,10 @@ def test_resume_adds_what_lacks(folder):
 def test_a_cam_without_a_photo_and_one_of_another_shape_are_skipped(folder):
     (folder / "photos" / "a.png").unlink()
     Image.new("RGB", (5, 20)).save(folder / "photos" / "sub dir" / "bär 01.png")
-    result, items = run(folder)
-    assert (result.skipped, items) == (2, [])
+    with pytest.raises(
+        StclError, match=r"out: none of 2 inputs could be used; the first, a: .*a.safetensors: there is no"
+    ):
+        run(folder)
     reasons = {record["image"]: record["reason"] for record in read_jsonl(folder / "out" / "failed.jsonl")}
     assert "there is no photo of this name" in reasons["a"]
     assert "is of a photo of 12 x 8, not of this one; run stcl cam again" in reasons["sub dir/bär 01"]
@@ -118,8 +120,8 @@ def test_classes_of_cams_are_known_by_their_names(folder):
     assert [item["classes"] for item in items] == [["dog"], ["dog"]]
     assert set(np.unique(read_mask(items[0]["output"]))) == {1}
     (folder / "cams" / "classes.txt").write_text("cat\n")
-    result, items = run(folder, overwrite=True)
-    assert (result.skipped, items) == (2, [])
+    with pytest.raises(StclError, match="none of 2 inputs could be used"):
+        run(folder, overwrite=True)
     assert "has a map of class 'dog', which is not among" in read_jsonl(folder / "out" / "failed.jsonl")[0]["reason"]
 
 
@@ -176,7 +178,8 @@ def test_masks_in_place_of_cams(masks, workers):
 def test_masks_that_do_not_fit(masks):
     write_mask(masks / "cams" / "a.png", np.full((8, 12), 3, np.uint8))
     write_mask(masks / "cams" / "sub dir" / "bär 01.png", np.zeros((7, 12), np.uint8))
-    assert run(masks, method="crf")[0].skipped == 2
+    with pytest.raises(StclError, match="none of 2 inputs could be used"):
+        run(masks, method="crf")
     reasons = {record["image"]: record["reason"] for record in read_jsonl(masks / "out" / "failed.jsonl")}
     assert "holds class 3, but there are 2 classes" in reasons["a"]
     assert "the mask is 12 x 7, its photo 12 x 8" in reasons["sub dir/bär 01"]
@@ -236,6 +239,6 @@ def test_too_little_memory_halves_the_batch_then_takes_the_cpu_then_skips(monkey
 
 def test_a_photo_that_memory_is_too_small_for_is_skipped(folder, monkeypatch):
     monkeypatch.setattr(refine, "refine_what_fits", lambda cams, *_: [None] * len(cams))
-    result, items = run(folder)
-    assert (result.skipped, items) == (2, [])
+    with pytest.raises(StclError, match=r"none of 2 inputs could be used; the first, a: .*there is too little memory"):
+        run(folder)
     assert "there is too little memory for it" in read_jsonl(folder / "out" / "failed.jsonl")[0]["reason"]
