@@ -44,12 +44,12 @@ def run(config: EvalConfig) -> Result:
     classes = _classes(config)
     measure = _measure_cams if suffix == ".safetensors" else _measure_masks
     summary, matrix, skipped = measure(found, classes, config)
+    if not matrix.any():
+        raise StclError(f"{shown(config.truth)}: its true masks are 255, ignored, everywhere; nothing can be measured")
     per_class = dict(zip(("background", *classes.names), iou_per_class(matrix).tolist(), strict=True))
     summary["missing_predictions"] = len(truths) - len(found)
     summary |= {"per_class": {name: None if math.isnan(iou) else iou for name, iou in per_class.items()}}
     _print_table(summary)
-    if not matrix.any():
-        raise StclError(f"{shown(config.truth)}: its true masks are 255, ignored, everywhere; nothing can be measured")
     if not matrix[1:].any():
         warn(
             f"{shown(config.truth)}: no true mask holds a class, so only background is measured; classes have the "

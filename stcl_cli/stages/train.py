@@ -47,7 +47,7 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
     if config.beta_low > config.beta_high:
         raise StclError(f"--beta-low {config.beta_low}: lies above --beta-high {config.beta_high}; lower it")
     check_options(config)
-    local_window(config, patch)
+    local_window(config, patch)  # says before the folder is opened that there is none
     if config.compile:
         compile_blocks(model, runtime.device)
     validate = cam_validation(model, config, runtime, labels.classes, labels)

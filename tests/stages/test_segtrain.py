@@ -86,21 +86,17 @@ def test_masks_of_background_alone_teach_nothing(trained, tmp_path, value):
     assert not (tmp_path / "seg").exists()
 
 
-def test_an_encoder_that_pools_to_one_pixel_needs_two_photos(trained, tmp_path):
+@pytest.mark.parametrize(
+    ("encoder", "crop_size", "enough"),
+    [("skresnet18", 64, {"batch_size": 2}), ("mobilenetv3_small_050", 32, {"crop_size": 64})],
+    ids=["encoder that pools", "small crop"],
+)
+def test_one_photo_may_be_too_little_to_norm(trained, tmp_path, encoder, crop_size, enough):
     config = SegtrainConfig(
         images=str(trained.photos), masks=str(trained.root / "truth"), output=str(tmp_path / "seg"), arch="unet",
-        encoder="skresnet18", pretrained=False, device="cpu", iterations=1, crop_size=64, batch_size=1,
+        encoder=encoder, pretrained=False, device="cpu", iterations=1, crop_size=crop_size, batch_size=1,
     )  # fmt: skip
     with pytest.raises(StclError, match=r"--arch unet: norms over a batch, of at least 2 photos; raise --batch"):
         segtrain.run(config)
     assert not (tmp_path / "seg").exists()
-
-
-def test_a_small_crop_of_one_photo_is_too_little_to_norm(trained, tmp_path):
-    config = SegtrainConfig(
-        images=str(trained.photos), masks=str(trained.root / "truth"), output=str(tmp_path / "seg"), arch="unet",
-        encoder="mobilenetv3_small_050", pretrained=False, device="cpu", iterations=1, crop_size=32, batch_size=1,
-    )  # fmt: skip
-    with pytest.raises(StclError, match=r"--arch unet: norms over a batch, of at least 2 photos; raise --batch"):
-        segtrain.run(config)
-    segtrain.run(replace(config, crop_size=64))
+    segtrain.run(replace(config, **enough))
