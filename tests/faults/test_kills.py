@@ -48,27 +48,35 @@ def test_killed_at_a_moment(place, peaceful, stage):
         finish(place, stage, expected)
 
 
-def start_ranks(folder, more=""):
+def start_ranks(folder, more="", strike=None):
+    """Two ranks of a training; `strike` (see Process) is for rank 0, which is the one that writes."""
     port = str(free_port())
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     command = COMMANDS["train"].replace("--batch-size 2", "--batch-size 1") + more
-    return [Process(command, folder, environment=common | {"RANK": str(rank)}) for rank in range(2)]
+    return [
+        Process(command, folder, environment=common | {"RANK": str(rank)}, strike=None if rank else strike)
+        for rank in range(2)
+    ]
 
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_rank_ends_the_other_and_both_resume(place, peaceful, two_ranks, victim):
     before, expected = two_ranks
     clean(place)
-    processes = start_ranks(place)
-    time.sleep(0.7 * before.seconds)
+    # Rank 0 waits in the midst of the training, so that neither has ended, however slow or fast the machine is.
+    processes = start_ranks(place, strike=(before.changes // 2, signal.SIGSTOP))
+    processes[0].wait_until_stopped()
     processes[victim].send(signal.SIGKILL)
-    killed, other = processes[victim].wait(), processes[1 - victim].wait()
-    if killed.code == -signal.SIGKILL:
-        Counts.kills += 1
-        assert other.code == 1, other.err
-        assert "process" in other.err.splitlines()[-1], other.err
-        assert "go on with --resume" in other.err.splitlines()[-1]
-        assert other.seconds - killed.seconds < 60
+    killed = processes[victim].wait()
+    if victim != 0:
+        processes[0].send(signal.SIGCONT)
+    other = processes[1 - victim].wait()
+    assert killed.code == -signal.SIGKILL
+    Counts.kills += 1
+    assert other.code == 1, other.err
+    assert "process" in other.err.splitlines()[-1], other.err
+    assert "go on with --resume" in other.err.splitlines()[-1]
+    assert other.seconds - killed.seconds < 60
     assert [process.wait().code for process in start_ranks(place, " --resume")] == [0, 0]
     compare(contents(place), expected)
 
