@@ -14,7 +14,7 @@ from stcl_cli.cam_sweep import CamSweep
 from stcl_cli.comparing import TrueClasses, in_values_of, true_classes
 from stcl_cli.config import SegtrainConfig, TrainConfig, Training
 from stcl_cli.data.labels import Labels, match_labels
-from stcl_cli.data.outputs import match_outputs
+from stcl_cli.data.outputs import match_outputs, no_mask
 from stcl_cli.data.photo_masks import read_photo_mask
 from stcl_cli.data.photos import Photo, list_photos, read_photo
 from stcl_cli.distributed import rank, ranks, sum_over_ranks
@@ -114,10 +114,7 @@ def _photos_with_masks(config: Training) -> tuple[dict[Photo, Path], list[tuple[
     photos, missing = list_photos(config.images, config.val_list)
     masks = match_outputs(config.val_masks, ".png", photos).by_photo
     if not masks:
-        raise StclError(
-            f"{config.val_masks}: holds no mask (PNG) for any of the photos to measure on; a mask is named like its "
-            "photo, in a folder of masks alone"
-        )
+        raise no_mask(config.val_masks, config.val_list or config.images)
     if config.val_list is None:  # then all that have one
         missing = []
     else:

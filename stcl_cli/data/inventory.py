@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections import Counter
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
 from stcl_cli.config import CheckConfig, TrainConfig
-from stcl_cli.data.labels import Labels, match_labels, read_labels
+from stcl_cli.data.labels import Labels, match_labels, none_matched, read_labels
 from stcl_cli.data.photos import Photo, list_photos
-from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import read_classes
 from stcl_cli.formats.files import shown, some
 
@@ -43,7 +43,10 @@ class Inventory(NamedTuple):
         nowhere = [name for name, count in counts.items() if not count]
         everywhere = [name for name, count in counts.items() if count == len(self.labelled)]
         warnings = []
-        if nowhere:
+        if header := self._header():
+            what = f"no photo is called {shown(header)}, and none shows {some(nowhere)}"
+            warnings.append(f"{what}: if that is the table's header, make it image,labels")
+        elif nowhere:
             warnings.append(f"no photo shows {some(nowhere)}: take the name out or add photos")
         if everywhere:
             them = "it" if len(everywhere) == 1 else "them"
@@ -66,6 +69,16 @@ class Inventory(NamedTuple):
                 warnings.append(f"class {shown(name)} looks like several in one: write ';' between classes")
         return warnings
 
+    def _header(self) -> str:
+        """The first name of a table that is perhaps its header, in words unknown to the reader, else ''.
+
+        It is no photo's, and no photo shows the class that stands behind it.
+        """
+        first, shows = next(iter(self.labels.by_name.items()))
+        is_photo = all(name != first for name, _ in self.missing)
+        shown_by_none = shows and not any(set(shows) & set(others) for _, others in self.labelled)
+        return first if self.labels.format == "csv" and not is_photo and shown_by_none else ""
+
 
 def take_inventory(config: TrainConfig | CheckConfig, labels: str) -> Inventory:
     """Find the photos, read `labels`, bring them together.
@@ -78,11 +91,10 @@ def take_inventory(config: TrainConfig | CheckConfig, labels: str) -> Inventory:
     photos, missing = list_photos(config.images, config.list)
     labelled, unlabelled, unknown = match_labels(photos, table)
     if not labelled:
-        raise StclError(
-            f"{shown(labels)}: none of its names is a photo in {shown(config.images)}; it names "
-            f"'{shown(next(iter(table.by_name)))}', there is '{shown(photos[0].name)}'"
-        )
+        raise none_matched(labels, table, config.images, photos)
     if config.list is None:  # with --list, labels of photos left out are no mistake
+        told = {stem for name, _ in missing for stem in (name, posixpath.splitext(name)[0])}
+        unknown = [(name, reason) for name, reason in unknown if name not in told]
         shared = {reason: f"{shown(labels)}: {reason} in {shown(config.images)}" for _, reason in unknown}
         missing = missing + [(name, shared[reason]) for name, reason in unknown]  # of millions, all say the same
     reason = f"no label in {shown(labels)}"

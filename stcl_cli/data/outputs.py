@@ -51,9 +51,17 @@ def output_files(folder: str | os.PathLike[str], suffix: str) -> dict[str, Path]
     return {name: path for path, name in _every_output(folder, suffix).items()}
 
 
-def has_files(folder: Path, suffix: str) -> bool:
-    """Whether one of `output_files` is there, without looking for all."""
+def has_files(folder: Path, suffix: str | tuple[str, ...]) -> bool:
+    """Whether one of `output_files`, or of several suffixes, is there, without looking for all."""
     return any(_is_output(path, suffix) for path in folder.rglob("*"))
+
+
+def no_mask(folder: str | os.PathLike[str], images: str) -> StclError:
+    """What to say of a folder in which no photo of `images` has a mask."""
+    cure = "a mask is named like its photo, in a folder of masks alone"
+    if not has_files(Path(folder), ".png") and has_files(Path(folder), (".jpg", ".jpeg")):
+        cure = "its files are JPEGs, which blur class indices; save the masks as palette PNGs"
+    return StclError(f"{shown(folder)}: holds no mask (PNG) for any photo in {shown(images)}; {cure}")
 
 
 def _every_output(folder: str | os.PathLike[str], suffix: str) -> dict[Path, str]:
@@ -65,7 +73,7 @@ def _every_output(folder: str | os.PathLike[str], suffix: str) -> dict[Path, str
     return {path: path.relative_to(folder).as_posix()[: -len(suffix)] for path in paths}
 
 
-def _is_output(path: Path, suffix: str) -> bool:
+def _is_output(path: Path, suffix: str | tuple[str, ...]) -> bool:
     return path.name.lower().endswith(suffix) and path.name[0] != "." and not path.is_dir()
 
 

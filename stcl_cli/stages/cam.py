@@ -12,7 +12,7 @@ import numpy as np
 
 from stcl_cli.config import CamConfig
 from stcl_cli.console import meter
-from stcl_cli.data.labels import match_labels, read_labels
+from stcl_cli.data.labels import match_labels, none_matched, read_labels
 from stcl_cli.data.photos import Photo, list_photos, photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.cams import Affinity, CamFile, write_cam
@@ -39,9 +39,10 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
     photos, skipped = list_photos(config.images, config.list)
     given: dict[str, tuple[int, ...]] = {}
     if config.labels:
-        matched, unlabelled, _ = match_labels(photos, read_labels(config.labels, info.classes, config.labels_format))
+        labels = read_labels(config.labels, info.classes, config.labels_format)
+        matched, unlabelled, _ = match_labels(photos, labels)
         if not matched:
-            raise StclError(f"{config.labels}: none of its names is a photo in {config.images}")
+            raise none_matched(config.labels, labels, config.images, photos)
         given = {photo.name: labels for photo, labels in matched}
         skipped = skipped + [(photo.name, f"no label in {config.labels}") for photo in unlabelled]
     asked = {name: [info.classes[label] for label in labels] for name, labels in given.items()}

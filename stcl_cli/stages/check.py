@@ -12,7 +12,7 @@ from rich.table import Table
 from stcl_cli.config import CheckConfig
 from stcl_cli.console import detail, meter, say, say_table, warn
 from stcl_cli.data.inventory import Inventory, take_inventory
-from stcl_cli.data.outputs import match_outputs
+from stcl_cli.data.outputs import match_outputs, no_mask
 from stcl_cli.data.photo_masks import MaskSizeError, MaskTally, count_values, read_full_mask
 from stcl_cli.data.photos import Photo, list_photos, photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
@@ -51,10 +51,7 @@ def run(config: CheckConfig) -> Result:
         masks, orphans = match_outputs(config.masks, ".png", photos)
         classes = find_classes(config.classes, Path(config.masks))
         if not masks:
-            raise StclError(
-                f"{shown(config.masks)}: holds no mask for any photo; a mask is named like its photo, in a folder of "
-                "masks alone"
-            )
+            raise no_mask(config.masks, config.images)
     tally = MaskTally(classes)
     reasons, sizes, wrong_size = dict(skipped), [], 0
     with meter("check", len(photos)) as gauge:

@@ -10,7 +10,7 @@ import numpy as np
 
 from stcl_cli.config import ExportConfig
 from stcl_cli.console import meter, say
-from stcl_cli.data.outputs import has_files, match_outputs, output_files
+from stcl_cli.data.outputs import match_outputs, no_mask, output_files
 from stcl_cli.data.photo_masks import read_full_mask
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.errors import PhotoError, StclError
@@ -76,18 +76,18 @@ def run(config: ExportConfig, done: Done = nobody) -> Result:
 
 def _jobs(config: ExportConfig) -> tuple[list[Job], list[tuple[str, str]]]:
     """What to export, and (name, reason) of what cannot be. StclError if there is nothing."""
-    if not has_files(Path(config.masks), ".png"):
-        raise StclError(f"{shown(config.masks)}: holds no mask; give the folder of stcl refine or stcl predict")
     if config.images is None:
-        return [(name, path, None) for name, path in output_files(config.masks, ".png").items()], []
+        files = output_files(config.masks, ".png")
+        if not files:
+            raise StclError(
+                f"{shown(config.masks)}: holds no mask (PNG); give the folder of stcl refine or stcl predict"
+            )
+        return [(name, path, None) for name, path in files.items()], []
     photos, skipped = list_photos(config.images)
     masks = match_outputs(config.masks, ".png", photos)
     jobs = [(photo.name, masks.by_photo[photo.name], photo) for photo in photos if photo.name in masks.by_photo]
     if not jobs:
-        raise StclError(
-            f"{shown(config.masks)}: holds no mask for any photo in {shown(config.images)}; a mask is named "
-            "like its photo"
-        )
+        raise no_mask(config.masks, config.images)
     if len(jobs) < len(photos):
         say(f"{len(photos) - len(jobs)} photos have no mask in {shown(config.masks)} and are left out")
     return jobs, skipped + masks.orphans

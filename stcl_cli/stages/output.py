@@ -110,10 +110,16 @@ def take_folder(
     return folder
 
 
-def finish(folder: Path, failures: Failures, made: int, what: str, then: tuple[str | Path, ...]) -> Result:
-    """Say how many outputs there are. StclError if there are none, as all inputs were skipped: nothing can follow."""
+def finish(
+    folder: Path, failures: Failures, made: int, what: str, then: tuple[str | Path, ...], empty: int = 0
+) -> Result:
+    """Say how many outputs there are, of which this run made `empty` ones that show no class.
+
+    Raises:
+        StclError: there are none, as all inputs were skipped: nothing can follow.
+    """
     failures.merge()
-    say(f"{made} {what} in {folder}")
+    say(f"{made} {what} in {folder}" + (f", {empty} of them without any class" if empty else ""))
     if failures.reasons and not made and failures.shard == ALL:  # other shards may have made some
         name, reason = next(iter(failures.reasons.items()))
         raise StclError(

@@ -61,15 +61,18 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
         return folder.write(photo, mask)
 
     work = Pipeline(read, compute, write, model.multiple, trained.max_side)
+    empty = 0
     with meter("predict", len(photos), len(photos) - len(todo)) as gauge:
         for photo, outcome in work.run(todo, runtime.device, config.workers):
             if isinstance(outcome, PhotoError):
                 skip(folder.failures, [(photo.name, outcome)])
             else:
+                empty += not outcome["classes"]
                 done(outcome)
             gauge.advance()
     made = len(photos) + len(missing) - len(folder.failures)
-    return finish(folder.path, folder.failures, made, "masks", ("export", folder.path, "--to", "coco", "-o", "OUT"))
+    then = ("export", folder.path, "--to", "coco", "-o", "OUT")
+    return finish(folder.path, folder.failures, made, "masks", then, empty)
 
 
 def _smallest(scores_KHW: Tensor, max_side: int) -> Tensor:

@@ -73,17 +73,19 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
     readers = Readers(workers)
     # A DataLoader gives what is wanted here: one process a core with one thread each, results in order, bounded.
     loader = DataLoader(work, batch_size=None, num_workers=workers, worker_init_fn=readers.start)
+    empty = 0
     with meter("refine", len(jobs), len(jobs) - len(todo)) as gauge:
         for outcomes in readers.batches(loader, SLOWEST):
             for photo, outcome in outcomes:
                 if isinstance(outcome, PhotoError):
                     skip(folder.failures, [(photo.name, outcome)])
                 else:
+                    empty += not outcome["classes"]
                     done(outcome)
             gauge.advance(len(outcomes))
     then = ("segtrain", config.images, "--masks", folder.path, *_init(cams), "-o", "SEG")
     made = len(jobs) + len(skipped) - len(folder.failures)
-    return finish(folder.path, folder.failures, made, "masks", then)
+    return finish(folder.path, folder.failures, made, "masks", then, empty)
 
 
 def _init(cams: Path) -> tuple[str, ...]:

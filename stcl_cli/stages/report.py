@@ -38,6 +38,8 @@ def run(config: ReportConfig, done: Done = nobody) -> Result:
     if any(output.suffix for output in outputs):
         images = config.images or images_of(outputs)
         photos, reasons = list_photos(images, config.list)
+    elif config.images or config.list:
+        raise StclError("--images and --list: are for CAMs or masks; give a folder of stcl cam, refine or predict too")
     elif config.truth:
         raise StclError("--truth: is compared with CAMs or masks; give a folder of stcl cam, refine or predict too")
     columns = [_column(output, classes, photos, images) for output in outputs if output.suffix]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stcl_cli.config import SegtrainConfig
 from stcl_cli.console import say, warn
 from stcl_cli.data.loader import TrainingViews, training_batches
-from stcl_cli.data.outputs import match_outputs
+from stcl_cli.data.outputs import match_outputs, no_mask
 from stcl_cli.data.photo_masks import sample_masks
 from stcl_cli.data.photos import list_photos
 from stcl_cli.distributed import check_same, devices, joined, rank, ranks
@@ -40,10 +40,7 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
     masks = match_outputs(config.masks, ".png", photos).by_photo
     with_mask = [photo for photo in photos if photo.name in masks]
     if not with_mask:
-        raise StclError(
-            f"{config.masks}: holds no mask (PNG) for any photo in {config.images}; a mask is named like its photo, "
-            "in a folder of masks alone"
-        )
+        raise no_mask(config.masks, config.images)
     classes = find_classes(config.classes, Path(config.masks))
     check_same("photos and masks", *classes, *(photo.name for photo in with_mask))
     looked_at = sample_masks(with_mask, masks, classes)

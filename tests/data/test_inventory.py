@@ -67,3 +67,20 @@ def test_classes_that_differ_in_case_alone_and_classes_in_one(take):
 def test_names_that_match_nothing(take):
     with pytest.raises(StclError, match=r"none of its names is a photo in .*photos; it names '1.jpg', there is 'a'"):
         take("1.jpg,cat\n2.jpg,dog\n")
+
+
+def test_a_header_in_unknown_words_is_told(take, tmp_path):
+    rows = "a.jpg;cat\nb.jpg;dog\n"
+    assert take("Dateiname;Klassen\n" + rows).warnings() == [
+        "no photo is called Dateiname, and none shows Klassen: if that is the table's header, make it image,labels"
+    ]
+    assert take("z.jpg;cat\n" + rows).warnings() == []  # a photo that is not there, of a class that others show
+    assert take(rows + "z.jpg;cow\n").warnings() == ["no photo shows cow: take the name out or add photos"]
+
+
+def test_a_photo_that_cannot_be_read_is_missing_once(take, tmp_path):
+    for name in ("x.HEIC", "y.heic"):
+        (tmp_path / "photos" / name).touch()
+    found = take("a,cat\nb,dog\nx.HEIC,cat\ny,cat\n")
+    reason = "is of a kind that is not read; convert it to JPEG or PNG"
+    assert found.missing == [("x.HEIC", reason), ("y.heic", reason)]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from stcl_cli.data.outputs import has_files, match_outputs
+from stcl_cli.data.outputs import has_files, match_outputs, no_mask
 from stcl_cli.data.photos import Photo
 from stcl_cli.errors import StclError
 
@@ -67,3 +67,10 @@ def test_of_two_files_of_one_name_the_other_is_told(match, tmp_path):
     assert match(["a.png", "a.PNG", "b.Png", "b.pNG"], ["a", "b"]) == ({"a": "a.png", "b": "b.pNG"}, ["a.PNG", "b.Png"])
     reasons = [reason for _, reason in match_outputs(tmp_path, ".png", [Photo("a", Path("a.jpg"))]).orphans]
     assert reasons[0] == f"{tmp_path / 'a.PNG'}: a.png beside it is read instead"
+
+
+def test_why_no_photo_has_a_mask(tmp_path):
+    (tmp_path / "a.jpeg").touch()
+    assert "its files are JPEGs, which blur class indices" in str(no_mask(tmp_path, "photos"))
+    (tmp_path / "b.png").touch()  # of another photo
+    assert "a mask is named like its photo" in str(no_mask(tmp_path, "photos"))

@@ -36,6 +36,12 @@ def test_a_file_and_an_item_for_every_photo(run, tmp_path):
         assert file.size == (40, 56)
 
 
+def test_labels_of_other_photos(run, tmp_path):
+    (tmp_path / "labels.csv").write_text("z.jpg,cat\n")
+    with pytest.raises(StclError, match=r"none of its names is a photo in .*; it names 'z\.jpg', there is 'a'"):
+        run(labels=str(tmp_path / "labels.csv"))
+
+
 def test_without_labels_the_classifier_s(run):
     assert [item["classes"] for item in run(threshold=0.0)[1]] == [["cat", "dog"]] * 3
     items = run(threshold=1.0, overwrite=True)[1]

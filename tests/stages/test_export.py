@@ -147,10 +147,10 @@ def test_a_name_that_the_format_cannot_hold_leaves_no_folder(folder):
 
 def test_nothing_to_export(folder):
     (folder / "empty").mkdir()
-    with pytest.raises(StclError, match="empty: holds no mask; give the folder of"):
+    with pytest.raises(StclError, match=r"empty: holds no mask \(PNG\); give the folder of"):
         export.run(ExportConfig(masks=str(folder / "empty"), to="npy", output=str(folder / "out")))
     Image.new("RGB", (3, 2)).save(folder / "empty" / "other.jpg")
-    with pytest.raises(StclError, match="holds no mask for any photo in"):
+    with pytest.raises(StclError, match=r"holds no mask \(PNG\) for any photo in"):
         export.run(config(folder, images=str(folder / "empty")))
     (folder / "masks" / "classes.txt").write_text("cat\n")
     with pytest.raises(StclError, match="none of its masks could be exported"):

@@ -31,6 +31,13 @@ def test_a_mask_of_the_photo_s_size_for_every_photo(run, tmp_path):
         assert item["classes"] == [names[value] for value in np.unique(mask_HW) if value]
 
 
+def test_masks_without_any_class_are_counted(run, monkeypatch, capsys):
+    monkeypatch.setattr(predict, "argmax_at_size", lambda scores, size: np.zeros(size, np.uint8))
+    monkeypatch.setattr(predict, "_smallest", lambda scores, max_side: scores)
+    run()
+    assert ", 3 of them without any class" in capsys.readouterr().err
+
+
 def test_scales_and_mirror_images_are_those_asked_for(run, monkeypatch):
     asked, compute = [], predict.photo_scores
 

@@ -125,6 +125,15 @@ def test_classes_of_cams_are_known_by_their_names(folder):
     assert "has a map of class 'dog', which is not among" in read_jsonl(folder / "out" / "failed.jsonl")[0]["reason"]
 
 
+def test_masks_without_any_class_are_counted(folder, capsys):
+    path = folder / "cams" / "a.safetensors"
+    cam = read_cam(path)
+    write_cam(path, replace(cam, cam_KHW=np.zeros_like(cam.cam_KHW)))
+    run(folder)
+    assert "2 masks in" in (said := capsys.readouterr().err)
+    assert ", 1 of them without any class" in said
+
+
 def test_two_background_scores_in_either_order(folder):
     masks = [run(folder, background=scores, overwrite=True) and (folder / "out" / "a.png").read_bytes()
              for scores in ((0.3, 0.7), (0.7, 0.3))]  # fmt: skip

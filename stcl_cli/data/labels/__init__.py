@@ -133,3 +133,11 @@ def match_labels(photos: Sequence[Photo], labels: Labels) -> Matched:
         unlabelled=[photo for photo in photos if photo.name not in shows],
         missing=[(name, "has labels, but no photo or no single one") for name in labels.by_name if name not in found],
     )
+
+
+def none_matched(file: str, labels: Labels, images: str, photos: Sequence[Photo]) -> StclError:
+    """What to say where `match_labels` finds no photo; neither may be empty."""
+    return StclError(
+        f"{shown(file)}: none of its names is a photo in {shown(images)}; it names "
+        f"'{shown(next(iter(labels.by_name)))}', there is '{shown(photos[0].name)}'"
+    )
