@@ -152,7 +152,7 @@ def test_a_rank_that_dies_ends_the_other_with_one_line():
 
     started = time.monotonic()
     first, second = together(2, die)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
     assert isinstance(first, StclError)
     assert "another process of this run has ended; go on with --resume" in str(first)
     assert "\n" not in str(first)
@@ -166,7 +166,7 @@ def test_a_rank_that_nobody_waits_for_ends_the_others_too(how, monkeypatch, capf
 
     def work(rank):
         if rank == 0:
-            time.sleep(20)
+            time.sleep(100)
         elif how == "raises":
             raise StclError("photos: are gone")
         else:
@@ -176,7 +176,7 @@ def test_a_rank_that_nobody_waits_for_ends_the_others_too(how, monkeypatch, capf
 
     started = time.monotonic()
     first, _ = together(2, work)
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
     assert isinstance(first, Ended)
     assert first.args == (1,)
     reason = "process 1 gives no sign of life" if how == "stops" else "process 1 stopped (photos: are gone)"

@@ -65,7 +65,7 @@ def in_a_process(function):
 def test_a_file_that_cannot_be_read_ends_the_process_with_its_name(photos, dead_disk, capfd):
     started = time.monotonic()
     ended = in_a_process(lambda: [read_photo(path) for path in photos])
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     assert isinstance(ended, Ended)
     assert ended.args == (1,)
     line = capfd.readouterr().err.splitlines()[-1]

@@ -85,7 +85,10 @@ class TrainConfig(Training):
     segmentation_start: float = option(0.6, "Share of the run after which the segmentation branch joins.", range=SHARE)
     # CAM and pseudo labels
     cam_scales: tuple[float, ...] = option(
-        (1.0, 0.5, 1.5), "Scales of the CAM that makes pseudo labels in training.", multiple=True, range=POSITIVE
+        (1.0, 0.5, 1.5),
+        "Scale of the CAM that makes pseudo labels in training. Give several one by one.",
+        multiple=True,
+        range=POSITIVE,
     )
     beta_high: float = option(0.7, "CAM values from here up are foreground.", range=SHARE)
     beta_low: float = option(0.25, "CAM values up to here are background; between the two: ignored.", range=SHARE)
@@ -148,7 +151,10 @@ class CamConfig(Compute, Sharing):
     labels_format: str = labels_format_option()
     list: str | None = list_option()
     scales: tuple[float, ...] = option(
-        (1.0, 0.5, 1.5), "Scales to sum over, each with its mirror image.", multiple=True, range=POSITIVE
+        (1.0, 0.5, 1.5),
+        "Scale to look at a photo in, with its mirror image. Give several one by one: CAMs are their mean.",
+        multiple=True,
+        range=POSITIVE,
     )
     memory: float | None = option(
         None,

@@ -80,5 +80,10 @@ class PredictConfig(Compute, Sharing):
     output: str = output_option("Folder for the masks.")
     overlays: str | None = overlays_option()
     list: str | None = list_option()
-    scales: tuple[float, ...] = option((1.0,), "Scales whose scores are averaged.", multiple=True, range=POSITIVE)
+    scales: tuple[float, ...] = option(
+        (1.0,),
+        "Scale to look at a photo in. Give several one by one: their scores are averaged.",
+        multiple=True,
+        range=POSITIVE,
+    )
     flip: bool = option(True, "Average with the mirror image.")
