@@ -25,10 +25,12 @@ class TrueClasses(NamedTuple):
     Attributes:
         names: foreground classes of what is measured, then those that only the truth has.
         values: a true mask's value -> background 0, or its place in `names` counted from 1.
+        predicted: how many of the names are classes of what is measured; a higher value there is no class.
     """
 
     names: tuple[str, ...]
     values: np.ndarray
+    predicted: int
 
     @property
     def reordered(self) -> bool:
@@ -42,7 +44,7 @@ def true_classes(classes: tuple[str, ...], folder: str | os.PathLike[str]) -> Tr
     """
     own = classes_of(Path(folder)) or classes
     names = check_classes([*classes, *(name for name in own if name not in classes)], shown(folder))
-    return TrueClasses(names, np.array([0, *(names.index(name) + 1 for name in own)], np.uint8))
+    return TrueClasses(names, np.array([0, *(names.index(name) + 1 for name in own)], np.uint8), len(classes))
 
 
 def read_truth(path: Path, classes: TrueClasses) -> np.ndarray:
@@ -69,15 +71,21 @@ def in_values_of(classes: TrueClasses, mask_HW: np.ndarray) -> np.ndarray:
 
 
 def compare_mask(
-    path: Path, mask_HW: np.ndarray, truth_HW: np.ndarray, classes: int, ignore_predictions: bool = False
+    path: Path,
+    mask_HW: np.ndarray,
+    truth_HW: np.ndarray,
+    classes: int,
+    predicted: int,
+    ignore_predictions: bool = False,
 ) -> np.ndarray:
-    """The confusion matrix (C + 1, C + 2) of the mask that was read from `path`. PhotoError if the sizes differ."""
+    """The confusion matrix (C + 1, C + 2) of the mask that was read from `path`, which knows the first `predicted` of
+    the C classes. PhotoError if the sizes differ."""
     if mask_HW.shape != truth_HW.shape:
         raise PhotoError(
             f"{shown(path)}: is {_size(mask_HW)}, but the true mask is {_size(truth_HW)}; make it at the photo's size"
         )
     return sum(
-        confusion_matrix(truth_HW[rows], mask_HW[rows], classes + 1, ignore_predictions)
+        confusion_matrix(truth_HW[rows], mask_HW[rows], classes + 1, ignore_predictions, predicted + 1)
         for rows in strips(mask_HW.shape)
     )
 

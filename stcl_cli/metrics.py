@@ -8,7 +8,11 @@ from stcl_cli.formats.masks import IGNORE
 
 
 def confusion_matrix(
-    truth_HW: np.ndarray, pred_HW: np.ndarray, classes_total: int, ignore_predictions: bool = False
+    truth_HW: np.ndarray,
+    pred_HW: np.ndarray,
+    classes_total: int,
+    ignore_predictions: bool = False,
+    predicted_total: int | None = None,
 ) -> np.ndarray:
     """Count pixels by true class (row) and predicted class (column); matrices of several photos add up.
 
@@ -17,6 +21,7 @@ def confusion_matrix(
         pred_HW: class indices; 255, and any other value that is no class, counts in the last column.
         classes_total: C, background included.
         ignore_predictions: leave out pixels predicted as 255, instead of counting them as errors.
+        predicted_total: classes that predictions know, the first ones; by default all.
 
     Returns:
         (C, C + 1) int64; the last column counts predictions that are no class.
@@ -33,7 +38,7 @@ def confusion_matrix(
     if truth.size and not 0 <= truth.min() <= truth.max() < classes_total:
         raise ValueError(f"the truth holds {truth.max()}, but there are {classes_total} classes with background")
     columns = classes_total + 1
-    pred[(pred < 0) | (pred >= classes_total)] = classes_total
+    pred[(pred < 0) | (pred >= (predicted_total or classes_total))] = classes_total
     return np.bincount(truth * columns + pred, minlength=classes_total * columns).reshape(classes_total, columns)
 
 

@@ -38,10 +38,10 @@ def test_classes_of_the_truth_are_known_by_their_names(tmp_path):
 
 
 def test_a_mask_is_counted_where_the_truth_is_sure(tmp_path):
-    matrix = compare_mask(tmp_path / "x.png", np.array([[0, 2, 1], [2, 255, 1]], np.uint8), TRUTH, 2)
+    matrix = compare_mask(tmp_path / "x.png", np.array([[0, 2, 1], [2, 255, 1]], np.uint8), TRUTH, 2, 2)
     assert matrix.tolist() == [[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
     with pytest.raises(PhotoError, match=r"x\.png: is 2 x 3, but the true mask is 3 x 2; make it at the photo's size"):
-        compare_mask(tmp_path / "x.png", TRUTH.T, TRUTH, 2)
+        compare_mask(tmp_path / "x.png", TRUTH.T, TRUTH, 2, 2)
 
 
 def test_strips_count_as_the_whole_does(tmp_path, monkeypatch):
@@ -52,7 +52,7 @@ def test_strips_count_as_the_whole_does(tmp_path, monkeypatch):
     for strip in (10**9, 70):
         monkeypatch.setattr("stcl_cli.strips.STRIP", strip)
         compare_cam(tmp_path / "x", cam, truth_HW, sweep := CamSweep(2), cam.classes)
-        counted.append((compare_mask(tmp_path / "x", mask_HW, truth_HW, 2).tolist(), sweep.counts.tolist()))
+        counted.append((compare_mask(tmp_path / "x", mask_HW, truth_HW, 2, 2).tolist(), sweep.counts.tolist()))
     assert counted[0] == counted[1]
 
 

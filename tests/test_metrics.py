@@ -98,3 +98,9 @@ def test_errors():
         confusion_matrix(np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8), 2)
     with pytest.raises(ValueError, match="holds 2, but there are 2"):
         confusion_matrix(np.full((2, 2), 2, np.uint8), np.zeros((2, 2), np.uint8), 2)
+
+
+def test_predictions_that_know_fewer_classes():
+    truth, pred = np.array([[0, 1, 2, 2, 2]], np.uint8), np.array([[0, 1, 2, 1, 255]], np.uint8)
+    assert confusion_matrix(truth, pred, 3, predicted_total=2).tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 2]]
+    assert confusion_matrix(truth, pred, 3, True, 2).tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 1]]

@@ -9,6 +9,7 @@ from stcl_cli.config.options import (
     NOT_NEGATIVE,
     POSITIVE,
     SHARE,
+    WITHIN_FLOAT,
     images_argument,
     labels_format_option,
     list_option,
@@ -203,17 +204,21 @@ class RefineConfig(Sharing):
     )
     # None: the preset's; the names are those of refine.presets.CrfParams
     crf_pos_xy: float | None = option(
-        None, "Width of the position kernel, in pixels. [default: preset]", range=POSITIVE
+        None, "Width of the position kernel, in pixels. [default: preset]", range=POSITIVE | WITHIN_FLOAT
     )
-    crf_pos_weight: float | None = option(None, "Weight of the position kernel. [default: preset]", range=NOT_NEGATIVE)
+    crf_pos_weight: float | None = option(
+        None, "Weight of the position kernel. [default: preset]", range=NOT_NEGATIVE | WITHIN_FLOAT
+    )
     crf_bilateral_xy: float | None = option(
-        None, "Width of the bilateral kernel in pixels. [default: preset]", range=POSITIVE
+        None, "Width of the bilateral kernel in pixels. [default: preset]", range=POSITIVE | WITHIN_FLOAT
     )
     crf_bilateral_rgb: float | None = option(
-        None, "Width of the bilateral kernel in grey levels (0 ... 255). [default: preset]", range=POSITIVE
+        None,
+        "Width of the bilateral kernel in grey levels (0 ... 255). [default: preset]",
+        range=POSITIVE | WITHIN_FLOAT,
     )
     crf_bilateral_weight: float | None = option(
-        None, "Weight of the bilateral kernel. [default: preset]", range=NOT_NEGATIVE
+        None, "Weight of the bilateral kernel. [default: preset]", range=NOT_NEGATIVE | WITHIN_FLOAT
     )
     crf_iterations: int | None = option(None, "Mean-field iterations. [default: preset]", range=NOT_NEGATIVE)
     backend: str = option(

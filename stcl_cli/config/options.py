@@ -9,6 +9,7 @@ COUNT = {"min": 1}
 NOT_NEGATIVE = {"min": 0}
 POSITIVE = {"min": 0, "min_open": True}
 SHARE = {"min": 0, "max": 1}
+WITHIN_FLOAT = {"max": 1e6}  # what float32 can square, multiply and add
 
 LABEL_FORMATS = (
     "auto",

@@ -22,10 +22,11 @@ class MaskSizeError(PhotoError):
     """A mask that is not of its photo's size."""
 
 
-def read_full_mask(path: Path, photo: Photo, classes: int) -> np.ndarray:
-    """A mask (H, W) uint8. PhotoError if it cannot be read or does not fit its photo or the classes."""
+def read_full_mask(path: Path, photo: Photo | None, classes: int) -> np.ndarray:
+    """A mask (H, W) uint8. PhotoError if it cannot be read or does not fit the classes or, where one is given, its
+    photo."""
     mask = read_mask(path)
-    full = photo_size(photo.path)
+    full = photo_size(photo.path) if photo else mask.shape
     if mask.shape != full:
         raise MaskSizeError(
             f"{shown(path)}: the mask is {mask.shape[1]} x {mask.shape[0]}, its photo {full[1]} x {full[0]}; "

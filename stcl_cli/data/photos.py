@@ -49,7 +49,9 @@ class PhotoList(NamedTuple):
 # ---- finding -----------------------------------------------------------------------------------------------------
 
 
-def list_photos(source: str | os.PathLike[str], list_file: str | os.PathLike[str] | None = None) -> PhotoList:
+def list_photos(
+    source: str | os.PathLike[str], list_file: str | os.PathLike[str] | None = None, kind: str = ""
+) -> PhotoList:
     """Find photos in a folder, in a text list, or in a list on stdin.
 
     A folder is searched recursively: hidden files and output folders of stcl are left out, links are followed once.
@@ -60,6 +62,7 @@ def list_photos(source: str | os.PathLike[str], list_file: str | os.PathLike[str
         source: a folder, a list with one path a line, '-' for stdin, or a single photo.
         list_file: keep only the photos named in this file, one a line, with or without suffix; the second column
             (1, 0, -1) of VOC's lists of one class is passed over: every photo named is kept.
+        kind: of a folder only files with this suffix.
 
     Raises:
         StclError: nothing there, or no photo left.
@@ -69,7 +72,7 @@ def list_photos(source: str | os.PathLike[str], list_file: str | os.PathLike[str
         photos, missing = _from_lines(_stdin_lines(), Path())
     elif os.path.isdir(source):
         paths, missing = scan_folder(Path(source))
-        photos = _named({path: Path(source, path) for path in paths})
+        photos = _named({path: Path(source, path) for path in paths if path.lower().endswith(kind)})
     elif not os.path.exists(source):
         raise StclError(f"{shown(source)}: is not there; give a folder of photos, a list of paths, or - for stdin")
     elif source.lower().endswith(SUFFIXES):

@@ -7,6 +7,7 @@ there under the names of the labels.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,9 +73,12 @@ def lines(mask_HW: np.ndarray) -> list[str]:
 
 
 def ultralytics_name(name: str) -> str:
-    """`name`, but with images_ for a folder images in it: the last folder of that name is Ultralytics' own."""
+    """`name`, but with images_ for a folder images in it: the last folder of that name is Ultralytics' own.
+
+    And images__ for images_, so that no two names become one.
+    """
     *folders, base = name.split("/")
-    return "/".join([*("images_" if folder == "images" else folder for folder in folders), base])
+    return "/".join([*(re.sub(r"^images_*$", r"\g<0>_", folder) for folder in folders), base])
 
 
 def write_data_yaml(folder: Path, names: Sequence[str], **fields: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -73,7 +74,17 @@ def masks_of(scores_SKHW: Tensor | None, source: CamFile | HardLabels) -> list[n
     values = _values(source)
     if scores_SKHW is None:
         return [np.full(source.size, [*values, IGNORE][0], np.uint8)]
-    return [values[argmax_at_size(score.cpu().numpy(), source.size)] for score in scores_SKHW]
+    masks = [values[argmax_at_size(score.cpu().numpy(), source.size)] for score in scores_SKHW]
+    if isinstance(source, HardLabels):
+        for mask_HW, score in zip(masks, scores_SKHW, strict=True):
+            mask_HW[_undecided(score, source)] = IGNORE
+    return masks
+
+
+def _undecided(scores_KHW: Tensor, source: HardLabels) -> np.ndarray:
+    """Where the mask says nothing and no step has preferred a label to another: bool, at the photo's own size."""
+    equal_HW = (scores_KHW.amax(0) - scores_KHW.amin(0) < 1e-6).cpu().numpy() & (source.mask_HW == IGNORE)
+    return cv2.resize(equal_HW.astype(np.uint8), source.size[::-1], interpolation=cv2.INTER_NEAREST_EXACT) > 0
 
 
 def crf_params(config: RefineConfig) -> CrfParams:

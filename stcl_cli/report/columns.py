@@ -103,9 +103,11 @@ class MaskColumn(Column):
         classes: tuple[str, ...],
         files: Mapping[str, Path],
         read: Callable[[Path], np.ndarray] = read_mask,
+        own: int | None = None,
     ) -> None:
+        """`own`: how many of the classes, the first ones, these masks know; by default all."""
         super().__init__(title, classes, files)
-        self.read = read
+        self.read, self.own = read, len(classes) if own is None else own
         self.tally = MaskTally(classes)
         self._matrix: np.ndarray | None = None
         self._ious: dict[str, float] = {}
@@ -114,7 +116,7 @@ class MaskColumn(Column):
         path = self.files[name]
         mask_HW = self.read(path)
         if truth_HW is not None:
-            matrix = compare_mask(path, mask_HW, truth_HW, len(self.classes))
+            matrix = compare_mask(path, mask_HW, truth_HW, len(self.classes), self.own)
             self._ious[name] = mean_iou(matrix)
             self._matrix = matrix if self._matrix is None else self._matrix + matrix
         self.count(name, mask_HW)
@@ -160,6 +162,7 @@ class CamColumn(Column):
         super().__init__(title, classes, files)
         self.shows = np.zeros(len(classes), np.int64)
         self._curves: dict[str, np.ndarray] = {}  # a photo's mIoU at each background score
+        self._step: int | None = None  # the best of them over all photos, once it was asked for
 
     def add(self, name: str, truth_HW: np.ndarray | None) -> None:
         path = self.files[name]
@@ -170,6 +173,7 @@ class CamColumn(Column):
             self._curves[name] = alone.curve()
             self.sweep = self.sweep or CamSweep(len(self.classes))
             self.sweep.counts += alone.counts
+            self._step = None
         self.shows[labels_among(self.classes, path, cam)] += 1
         self.predicted += cam.source == "predicted"
         strongest = cam.cam_KHW.max(0, initial=0)
@@ -188,13 +192,18 @@ class CamColumn(Column):
         return Drawn(pictures, self._fact(photo, unsure, f"labels {cam.source}: {labels}"), {})
 
     def confusion(self) -> np.ndarray | None:
-        return self.sweep.confusion(round(self.sweep.best()[1] * STEPS)) if self.sweep else None
+        return self.sweep.confusion(self._best_step(self.sweep)) if self.sweep else None
 
     def ious(self) -> dict[str, float]:
         if not self.sweep:
             return {}
-        step = round(self.sweep.best()[1] * STEPS)
+        step = self._best_step(self.sweep)
         return {name: float(curve[step]) for name, curve in self._curves.items()}
+
+    def _best_step(self, sweep: CamSweep) -> int:
+        if self._step is None:
+            self._step = round(sweep.best()[1] * STEPS)
+        return self._step
 
 
 def _read(path: Path) -> CamFile:

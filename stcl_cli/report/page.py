@@ -81,6 +81,7 @@ def render(page: Page) -> bytes:
         names=(BACKGROUND, *page.classes),
         histogram=_histogram(page),
         compared=compared,
+        ious={column.title: column.iou_per_class() for column in compared},
         confusions={column.title: _shares(column.confusion()) for column in compared},
         sweeps={column.title: chart for column in compared if (chart := _sweep_chart(column))},
         training=[(output, charts) for output in page.outputs if (charts := loss_charts(output.metrics))],

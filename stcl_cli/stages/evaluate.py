@@ -28,7 +28,9 @@ def run(config: EvalConfig) -> Result:
     """Measure. Raises StclError."""
     predictions = Path(config.predictions)
     suffix = ".safetensors" if has_files(predictions, ".safetensors") else ".png"
-    truths, missing = list_photos(config.truth, config.list)
+    # Photos may lie among them, or masks be of other kinds; "-" and lists are taken as they are.
+    kind = ".png" if has_files(Path(config.truth), ".png") else ""
+    truths, missing = list_photos(config.truth, config.list, kind)
     files = match_outputs(predictions, suffix, truths).by_photo
     found = [(truth, files[truth.name]) for truth in truths if truth.name in files]
     if not found:
@@ -62,7 +64,7 @@ def _classes(config: EvalConfig) -> TrueClasses:
     """Their names, and the values of true masks; --classes names the values of both."""
     names = find_classes(config.classes, Path(config.predictions), Path(config.truth))
     if config.classes:
-        return TrueClasses(names, np.arange(len(names) + 1, dtype=np.uint8))
+        return TrueClasses(names, np.arange(len(names) + 1, dtype=np.uint8), len(names))
     classes = true_classes(names, config.truth)
     if classes.reordered:
         say(f"{shown(config.truth)}: its classes are in another order, or others; they are compared by their names")
@@ -79,7 +81,7 @@ def _measure_masks(
         for truth, path in found:
             try:
                 mask, true = read_mask(path), read_truth(truth.path, classes)
-                matrix += compare_mask(path, mask, true, count, config.ignore_predictions)
+                matrix += compare_mask(path, mask, true, count, classes.predicted, config.ignore_predictions)
                 ignored += int(np.count_nonzero((mask == IGNORE) & (true != IGNORE)))
                 images += 1
             except PhotoError as error:

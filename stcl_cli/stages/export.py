@@ -102,4 +102,4 @@ def exportable_mask(name: str, path: Path, photo: Photo | None, classes: int) ->
     """
     if any(unicodedata.category(char) in ("Cc", "Cs") for char in name):
         raise PhotoError(f"{shown(path)}: its name has a control character or is no Unicode; give it another")
-    return read_full_mask(path, photo or Photo(name, path), classes)  # without photos a mask has to fit itself only
+    return read_full_mask(path, photo, classes)

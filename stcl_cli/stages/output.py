@@ -34,7 +34,7 @@ from stcl_cli.formats.runs import (
 )
 from stcl_cli.launch import Shard, find_shard
 from stcl_cli.pictures import overlay
-from stcl_cli.stages.provenance import check_classes, check_overwrite, check_same, sources_of
+from stcl_cli.stages.provenance import check_classes, check_overlays, check_overwrite, check_same, sources_of
 
 OVERLAY_SIDE = 1024  # pixels at most: overlays are to look at
 
@@ -149,6 +149,8 @@ class MaskFolder:
             check_usable(self.overlays, may_be_used, "--overlays")
             if config.overwrite:
                 check_overwrite(self.overlays, command, config)
+            else:
+                check_overlays(self.overlays, Path(config.output), command)
         self.path, self.failures = open_folder(config, command, classes)
         shard = self.failures.shard
         if self.overlays and open_output(self.overlays, config.resume, config.overwrite, shard, "--overlays"):

@@ -50,6 +50,18 @@ def check_overwrite(folder: Path, command: str, config: Folder | RunConfig) -> N
             )
 
 
+def check_overlays(overlays: Path, folder: Path, command: str) -> None:
+    """StclError if `overlays` was made by another command, or with other masks than those in `folder`."""
+    if not made_by_stcl(overlays):
+        return
+    of, masks = read_config(overlays, command)[1], read_config(folder)[1] if made_by_stcl(folder) else {}
+    if any(of.get(name) != masks.get(name) for name in {"output", *of, *masks} - (FREE_ON_RESUME - {"output"})):
+        raise StclError(
+            f"{shown(overlays)}: holds what another run has made, with -o {shown(str(of.get('output')))}; give another "
+            "folder with --overlays"
+        )
+
+
 def check_same(folder: Path, command: str, values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
     """StclError if `folder` was begun by another command, with other options, or from other folders of stcl."""
     before = read_config(folder, command)[1]

@@ -93,7 +93,9 @@ def _column(output: Output, classes: tuple[str, ...], photos: Sequence[Photo], i
         raise StclError(
             f"{shown(output.path)}: holds no file for any photo in {shown(images)}; give --images or --list"
         )
-    return (CamColumn if output.command == "cam" else MaskColumn)(output.title, classes, files)
+    if output.command == "cam":
+        return CamColumn(output.title, classes, files)
+    return MaskColumn(output.title, classes, files, own=len(output.classes))
 
 
 def _truth(folder: str, photos: Sequence[Photo], known: TrueClasses) -> MaskColumn:

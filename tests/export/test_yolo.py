@@ -101,6 +101,7 @@ def test_ultralytics_reads_the_same_semantic_masks(masks, same):
 def test_a_folder_called_images_is_renamed():
     assert yolo.ultralytics_name("images/a/images/images") == "images_/a/images_/images"
     assert yolo.ultralytics_name("my images/a") == "my images/a"
+    assert yolo.ultralytics_name("images_/a") == "images__/a"  # or it would be that of images/a
 
 
 def test_without_photos_only_labels(masks):

@@ -107,3 +107,12 @@ def test_damaged_files(masks, cams, tmp_path):
 def _mask(folder):
     Image.new("L", (3, 3)).save(folder / "m.png")
     return folder / "m.png"
+
+
+def test_masks_that_know_fewer_classes(world):
+    files = {name: world / "out" / "masks" / f"{name}.png" for name in NAMES}
+    column = MaskColumn("masks", CLASSES, files, own=1)
+    for index, name in enumerate(NAMES):
+        column.add(name, truth_of(index))
+    assert not column.confusion()[:, 2].any()
+    assert column.confusion()[:, -1].any()

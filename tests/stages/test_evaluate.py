@@ -34,6 +34,28 @@ def test_a_value_that_is_no_class_is_an_error_in_any_case(tmp_path, capsys, forg
     assert "a value that is no class: 2" in capsys.readouterr().err
 
 
+def test_a_value_beyond_the_predictions_own_classes_is_no_class_of_the_truth(tmp_path):
+    mask = np.array([[0, 1, 2, 2]], np.uint8)
+    for folder, names in (("truth", "cat\ndog\n"), ("pred", "cat\n")):
+        write_mask(tmp_path / folder / "x.png", mask)
+        (tmp_path / folder / "classes.txt").write_text(names)
+    summary = evaluate.run(EvalConfig(predictions=str(tmp_path / "pred"), truth=str(tmp_path / "truth"))).summary
+    assert summary["per_class"] == {"background": 1, "cat": 1, "dog": 0}
+    assert summary["unknown_predictions"] == 2
+
+
+def test_photos_among_the_true_masks_are_none(tmp_path):
+    for folder in ("truth", "pred"):
+        for name in ("a", "b"):
+            write_mask(tmp_path / folder / f"{name}.png", np.array([[0, 1]], np.uint8))
+    (tmp_path / "truth" / "a.jpg").write_bytes(b"a photo")
+    (tmp_path / "pred" / "classes.txt").write_text("cat\n")
+    (tmp_path / "list.txt").write_text("a\n")
+    config = {"predictions": str(tmp_path / "pred"), "truth": str(tmp_path / "truth")}
+    assert evaluate.run(EvalConfig(**config)).summary["images"] == 2
+    assert evaluate.run(EvalConfig(**config, list=str(tmp_path / "list.txt"))).summary["images"] == 1
+
+
 def test_truth_of_0_and_255_measures_nothing_but_background_and_says_so(tmp_path, capsys):
     write_mask(tmp_path / "truth" / "x.png", np.array([[0, 0, 255, 255]], np.uint8))
     write_mask(tmp_path / "pred" / "x.png", np.array([[0, 0, 1, 0]], np.uint8))

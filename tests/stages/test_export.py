@@ -138,6 +138,15 @@ def test_masks_among_photos_have_their_own_names(folder):
     ]
 
 
+def test_a_mask_alone_that_is_to_be_turned(folder):
+    """Its own Exif rotation is no other size."""
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(MASK).save(folder / "masks" / "turned.png", exif=exif)
+    assert export.run(config(folder)).skipped == 0
+    assert np.load(folder / "out" / "turned.npy").tolist() == MASK.tolist()
+
+
 def test_a_name_that_the_format_cannot_hold_leaves_no_folder(folder):
     (folder / "names.txt").write_text("a:b\ny\n")
     with pytest.raises(StclError, match=r"class 'a:b': labelmap\.txt cannot hold this name"):

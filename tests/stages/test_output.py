@@ -8,7 +8,7 @@ from stcl_cli.config import PredictConfig
 from stcl_cli.data.photos import Photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.classes import read_classes
-from stcl_cli.formats.runs import read_jsonl
+from stcl_cli.formats.runs import read_config, read_jsonl, write_config
 from stcl_cli.stages.output import OVERLAY_SIDE, MaskFolder, skip, take_folder, write_overlay
 
 MASK = np.array([[0, 0, 1], [2, 2, 255]], np.uint8)
@@ -63,6 +63,19 @@ def test_overlays_in_the_folder_of_masks_are_no_masks(open_masks, photo):
     folder.write(photo, MASK)
     open_masks(overlays="out/look", resume=True)
     assert sorted(path.suffix for path in folder.path.rglob("*1.*")) == [".jpg", ".png"]
+
+
+def test_overlays_of_another_run_are_not_taken_for_this_one_s(open_masks, tmp_path):
+    open_masks(overlays="look")
+    open_masks(overlays="look", resume=True)
+    (tmp_path / "out").rename(tmp_path / "before")
+    with pytest.raises(StclError, match=r"look: holds what another run has made, with -o .*out; give another"):
+        open_masks(overlays="look", resume=True)
+    write_config(tmp_path / "look", "train", {})
+    with pytest.raises(StclError, match="look: was made by stcl train"):
+        open_masks(overlays="look", resume=True)
+    assert read_config(tmp_path / "look")[0] == "train"
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("overlays", ["out", "."])
