@@ -44,8 +44,10 @@ class Inventory(NamedTuple):
         everywhere = [name for name, count in counts.items() if count == len(self.labelled)]
         warnings = []
         if header := self._header():
-            what = f"no photo is called {shown(header)}, and none shows {some(nowhere)}"
-            warnings.append(f"{what}: if that is the table's header, make it image,labels")
+            warnings.append(
+                f"no photo is called {shown(header)}, and none shows {some(nowhere)}: if that is the table's header, "
+                "make it image,labels"
+            )
         elif nowhere:
             warnings.append(f"no photo shows {some(nowhere)}: take the name out or add photos")
         if everywhere:
