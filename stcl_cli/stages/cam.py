@@ -39,10 +39,10 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
     photos, skipped = list_photos(config.images, config.list)
     given: dict[str, tuple[int, ...]] = {}
     if config.labels:
-        labels = read_labels(config.labels, info.classes, config.labels_format)
-        matched, unlabelled, _ = match_labels(photos, labels)
+        table = read_labels(config.labels, info.classes, config.labels_format)
+        matched, unlabelled, _ = match_labels(photos, table)
         if not matched:
-            raise none_matched(config.labels, labels, config.images, photos)
+            raise none_matched(config.labels, table, config.images, photos)
         given = {photo.name: labels for photo, labels in matched}
         skipped = skipped + [(photo.name, f"no label in {config.labels}") for photo in unlabelled]
     asked = {name: [info.classes[label] for label in labels] for name, labels in given.items()}

@@ -28,7 +28,7 @@ def run(config: EvalConfig) -> Result:
     """Measure. Raises StclError."""
     predictions = Path(config.predictions)
     suffix = ".safetensors" if has_files(predictions, ".safetensors") else ".png"
-    # Photos may lie among them, or masks be of other kinds; "-" and lists are taken as they are.
+    # Photos may lie among the true masks, which are not always PNGs.
     kind = ".png" if has_files(Path(config.truth), ".png") else ""
     truths, missing = list_photos(config.truth, config.list, kind)
     files = match_outputs(predictions, suffix, truths).by_photo

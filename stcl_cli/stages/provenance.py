@@ -54,8 +54,10 @@ def check_overlays(overlays: Path, folder: Path, command: str) -> None:
     """StclError if `overlays` was made by another command, or with other masks than those in `folder`."""
     if not made_by_stcl(overlays):
         return
-    of, masks = read_config(overlays, command)[1], read_config(folder)[1] if made_by_stcl(folder) else {}
-    if any(of.get(name) != masks.get(name) for name in {"output", *of, *masks} - (FREE_ON_RESUME - {"output"})):
+    of = read_config(overlays, command)[1]
+    masks = read_config(folder)[1] if made_by_stcl(folder) else {}
+    compared = {*of, *masks} - FREE_ON_RESUME | {"output"}
+    if any(of.get(name) != masks.get(name) for name in compared):
         raise StclError(
             f"{shown(overlays)}: holds what another run has made, with -o {shown(str(of.get('output')))}; give another "
             "folder with --overlays"
