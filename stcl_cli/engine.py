@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stcl_cli.config import SegtrainConfig, TrainConfig
-from stcl_cli.console import meter
+from stcl_cli.console import detail, meter
 from stcl_cli.distributed import average_gradients, check_same, from_first_rank, rank, ranks, synchronise_batch_norm
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checkpoints import CheckpointInfo, open_checkpoint, save_checkpoint
@@ -41,7 +41,7 @@ class Run:
     step: Step
     batches: Callable[[int, int], Iterable[dict[str, Any]]]  # (first, last iteration) -> batches of this rank
     runtime: Runtime
-    failures: Failures
+    skipped: Sequence[tuple[str, str]] = ()  # (name, why) of inputs that cannot be trained on
     # On all ranks, given where to say how far it is; holds 'miou', and 'skipped' (name, reason).
     validate: Callable[[Callable[[str], None]], dict[str, Any]] | None = None
     finish: Callable[[Callable[[str], None]], None] | None = None  # after the last step, on all ranks; tells likewise
@@ -56,10 +56,13 @@ def learning_rate_factor(iteration: int, iterations: int, warmup: float) -> floa
     return (1 - iteration / iterations) ** 0.9
 
 
-def fit(run: Run) -> dict[str, Any]:
-    """Train to the end, from the last checkpoint if the folder holds one. Returns the last measurement.
+def fit(run: Run) -> tuple[dict[str, Any], int]:
+    """Train to the end, from the last checkpoint if the folder holds one.
 
     On several ranks every one makes every step; the first one writes.
+
+    Returns:
+        The last measurement, and how many inputs were skipped; 0 but on the first rank.
 
     Raises:
         StclError: the loss is no longer finite, or the checkpoint is of another run, or of other photos.
@@ -71,10 +74,11 @@ def fit(run: Run) -> dict[str, Any]:
     names = _names_in_order(model, optimizer)
     first = _load_last(run, model, optimizer, names)
     check_same("output folder", str(first))
-    _keep_photos(run, first)
+    photos = _keep_photos(run, first)
+    failures = _failures(run, photos if first else ())
     from_first_rank(model.state_dict().values())
     synchronise_batch_norm(model)
-    log = TrainingLog(run.folder, run.failures, first)
+    log = TrainingLog(run.folder, failures, first)
     validate_every = config.val_every or max(1, config.iterations // 10)
     measured: dict[str, Any] = {}
     # How the folder was entered is not part of what was run.
@@ -92,14 +96,14 @@ def fit(run: Run) -> dict[str, Any]:
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
             seed_everything(config.seed, 2, iteration, rank())
-            photos, failures = batch.pop("names"), batch.pop("failures")
+            seen, unread = batch.pop("names"), batch.pop("failures")
             batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
             optimizer.zero_grad(set_to_none=True)
             parts = _backward(run, batch, iteration / config.iterations)
             average_gradients(model.parameters())
             norm = nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
             optimizer.step()
-            log.add({**parts, "grad_norm": norm}, photos, failures)
+            log.add({**parts, "grad_norm": norm}, seen, unread)
             done = iteration + 1
             saving = done % config.save_every == 0 or done == config.iterations
             text = None
@@ -123,7 +127,7 @@ def fit(run: Run) -> dict[str, Any]:
                 with log.paused():
                     save("last", done)
             gauge.advance(text=text)
-    return measured
+    return measured, len(failures) if rank() == 0 else 0
 
 
 def check_options(config: TrainConfig | SegtrainConfig) -> None:
@@ -163,20 +167,34 @@ def _load_last(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, nam
     return checkpoint.info.iteration
 
 
-def _keep_photos(run: Run, first: int) -> None:
-    """Write photos.json. StclError if a training is to go on with other photos: batches would be drawn anew.
+def _keep_photos(run: Run, first: int) -> PhotoLabels:
+    """Those trained on, as photos.json says from now on.
 
-    One that has ended keeps its photos, whatever else is in the folder by now.
+    A training that has ended keeps its photos, whatever else is in the folder by now.
+
+    Raises:
+        StclError: one is to go on with other photos: batches would be drawn anew.
     """
     before = read_photo_labels(run.folder) if first else None
     if before is None:
         if rank() == 0:
             write_photo_labels(run.folder, run.photos)
-    elif list(before) != list(run.photos) and first < run.config.iterations:
+        return run.photos
+    if list(before) != list(run.photos) and first < run.config.iterations:
         raise StclError(
             f"{shown(run.folder)}: was begun with other photos to learn from ({len(before)}, now "
             f"{len(run.photos)}); go on with those, or start anew with --overwrite"
         )
+    return before
+
+
+def _failures(run: Run, kept: Container[str]) -> Failures:
+    """What is skipped: inputs found out before, and of those `kept` what failed before the last checkpoint."""
+    failures = Failures(run.folder, keep=kept, write=rank() == 0)
+    for name, reason in run.skipped:
+        failures.add(name, reason)
+        detail(f"skipped {shown(name)}: {reason}")
+    return failures
 
 
 def _names_in_order(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:

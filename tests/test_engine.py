@@ -15,7 +15,7 @@ from stcl_cli.distributed import joined
 from stcl_cli.engine import Run, check_options, fit, learning_rate_factor
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checkpoints import open_checkpoint, save_checkpoint
-from stcl_cli.formats.runs import Failures, read_jsonl
+from stcl_cli.formats.runs import read_failures, read_jsonl
 from stcl_cli.runtime import make_runtime, seed_everything
 
 LOG = "metrics.jsonl"
@@ -54,7 +54,7 @@ def make_run(folder, *, batches=batches, bad_from=None, validate=None, finish=No
         folder=folder,
         config=config,
         classes=("cat",),
-        photos={"a": [], "b": []},
+        photos={"a": [], "b.jpg": []},
         model=model,
         groups=[
             {"params": list(model[0].parameters()), "lr": 0.01},
@@ -63,7 +63,6 @@ def make_run(folder, *, batches=batches, bad_from=None, validate=None, finish=No
         step=step,
         batches=batches,
         runtime=make_runtime("cpu"),
-        failures=Failures(folder),
         validate=validate and partial(validate, model),
         finish=finish and partial(finish, model),
     )
@@ -96,7 +95,7 @@ def test_a_finished_run_stays_as_it_is(tmp_path):
     fit(make_run(tmp_path))
     before = (tmp_path / LOG).read_text()
     again = make_run(tmp_path)
-    assert fit(again) == {}
+    assert fit(again) == ({}, 1)
     assert (tmp_path / LOG).read_text() == before
 
 
@@ -166,17 +165,18 @@ def test_two_ranks_are_one_process_with_both_batches(tmp_path):
     def train(rank):
         with joined(torch.device("cpu")):
             run = make_run(tmp_path / "both", validate=measure, dropout=0, batches=half(rank))
-            run.failures.write = rank == 0
-            fit(run)
-        return weights_and_log(run)[0], run.failures.reasons
+            skipped = fit(run)[1]
+        return weights_and_log(run)[0], skipped
 
     results = run_ranks(2, train)
-    for weights, failures in results:
-        assert failures == {"b.jpg": "is empty", "truth.png": "is empty"}  # which are also on disk, once
+    assert [skipped for _, skipped in results] == [2, 0]
+    for weights, _ in results:
         for name, value in weights.items():
             assert torch.allclose(torch.tensor(value), torch.tensor(expected[name]), atol=1e-5), name
             assert value == results[0][0][name]
-    assert len(read_jsonl(tmp_path / "both" / "failed.jsonl")) == 2
+    failed = tmp_path / "both" / "failed.jsonl"
+    assert len(read_jsonl(failed)) == 2
+    assert read_failures(failed) == {"b.jpg": "is empty", "truth.png": "is empty"}
     log = read_jsonl(tmp_path / "both" / LOG)
     assert len(log) == len(expected_log)
     for line, other in zip(log, expected_log, strict=True):
@@ -191,7 +191,6 @@ def test_two_ranks_stop_together_and_name_the_photos_of_both(tmp_path):
     def train(rank):
         with joined(torch.device("cpu")):
             run = make_run(tmp_path, batches=half(rank), bad_from=3 if rank == 1 else None)
-            run.failures.write = rank == 0
             fit(run)
 
     for error in run_ranks(2, train):
@@ -204,7 +203,6 @@ def test_ranks_with_disks_of_their_own_do_not_go_on_from_different_checkpoints(t
     def train(rank):
         with joined(torch.device("cpu")):
             run = make_run(tmp_path / str(rank), batches=half(rank), dropout=0)
-            run.failures.write = rank == 0
             fit(run)
 
     assert run_ranks(2, train) == [None, None]
@@ -256,13 +254,30 @@ def test_best_is_the_checkpoint_of_the_highest_miou(tmp_path):
     run = make_run(
         tmp_path, val_every=3, validate=lambda model, tell: {"miou": next(mious), "background": 0.4, "skipped": []}
     )
-    assert fit(run)["miou"] == 0.5
+    assert fit(run)[0]["miou"] == 0.5
     assert open_checkpoint(tmp_path, "segtrain").info.iteration == 9
     measured = [record for record in read_jsonl(tmp_path / LOG) if "val_miou" in record]
     assert [record["val_miou"] for record in measured] == [0.2, None, 0.6, 0.5]
     assert measured[0]["val_background"] == 0.4
     assert run.model.training
     fit(make_run(tmp_path, val_every=3))  # and the log can be read again
+
+
+def test_what_is_skipped_is_what_is_so_now_and_what_failed_before_the_checkpoint(tmp_path):
+    with pytest.raises(Stop):
+        fit(replace(make_run(tmp_path, batches=partial(batches, stop_at=4)), skipped=[("zz", "no photo")]))
+    assert read_failures(tmp_path / "failed.jsonl") == {"zz": "no photo", "b.jpg": "is empty"}
+    with pytest.raises(Stop):  # without a checkpoint all photos are new
+        fit(make_run(tmp_path, batches=partial(batches, stop_at=1)))
+    assert not (tmp_path / "failed.jsonl").exists()
+    with pytest.raises(Stop):
+        fit(make_run(tmp_path, batches=partial(batches, stop_at=8)))
+    refused = replace(make_run(tmp_path), photos={"a": []}, skipped=[("b.jpg", "no photo"), ("c", "no photo")])
+    with pytest.raises(StclError, match="begun with other photos"):
+        fit(refused)
+    assert fit(replace(make_run(tmp_path), skipped=[("d", "no photo")])) == ({}, 2)
+    assert read_failures(tmp_path / "failed.jsonl") == {"b.jpg": "is empty", "d": "no photo"}
+    assert fit(make_run(tmp_path)) == ({}, 1)
 
 
 def test_learning_rate_rises_then_falls():

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -207,26 +207,39 @@ def read_failures(path: str | os.PathLike[str]) -> dict[str, str]:
     return reasons
 
 
+def _write_failures(path: Path, reasons: Mapping[str, str]) -> None:
+    """No file where there are none."""
+    if reasons:
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(
+                b"".join(json_bytes({"image": name, "reason": reasons[name]}) for name in sorted(reasons))
+            )
+        return
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
 class Failures:
     """Inputs that a run goes on without: each once in FOLDER/failed.jsonl, as {"image": name, "reason": why}.
 
-    A run starts with none, also a resumed one: what failed before is tried again; unless told to `keep` them, as a
+    A run starts with none, also a resumed one: what failed before is tried again; but for the names to `keep`, as a
     training that goes on behind them has to. A shard has a file of its own until `merge`. Without `write` they are but
     counted.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], shard: Shard = ALL, *, keep: bool = False, write: bool = True
+        self, folder: str | os.PathLike[str], shard: Shard = ALL, *, keep: Container[str] = (), write: bool = True
     ) -> None:
         self.folder, self.shard, self.write = Path(folder), shard, write
         self.path = self.folder / (FAILED if shard == ALL else _PART.format(*shard))
-        self.reasons = read_failures(self.path) if keep else {}
-        if write and not keep:
-            for path in [self.path, *(self.folder.glob(_PART.format("*", "*")) if shard == ALL else ())]:
-                try:
-                    path.unlink(missing_ok=True)
-                except OSError as error:
-                    raise write_error(path, error) from error
+        before = read_failures(self.path) if keep else {}
+        self.reasons = {name: reason for name, reason in before.items() if name in keep}
+        if write:
+            _write_failures(self.path, self.reasons)
+            for path in self.folder.glob(_PART.format("*", "*")) if shard == ALL else ():
+                _write_failures(path, {})
 
     def add(self, name: str, reason: object) -> None:
         """Record that `name` was skipped; a name that is known already stays as it is."""
@@ -243,13 +256,7 @@ class Failures:
         with one_at_a_time(self.folder):
             parts = self.folder.glob(_PART.format("*", self.shard.count))
             reasons = {name: reason for part in parts for name, reason in read_failures(part).items()}
-            if reasons:
-                with atomic_write(path) as temporary:
-                    temporary.write_bytes(
-                        b"".join(json_bytes({"image": name, "reason": reasons[name]}) for name in sorted(reasons))
-                    )
-            else:
-                path.unlink(missing_ok=True)
+            _write_failures(path, reasons)
 
     def __len__(self) -> int:
         return len(self.reasons)

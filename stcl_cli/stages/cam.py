@@ -18,6 +18,7 @@ from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.cams import Affinity, CamFile, write_cam
 from stcl_cli.formats.files import output_path
 from stcl_cli.formats.photo_labels import add_photo_labels
+from stcl_cli.formats.runs import Failures
 from stcl_cli.inference import fetch, label_maps, photo_affinities, photo_cams
 from stcl_cli.networks import compile_blocks, load_stcl
 from stcl_cli.pipeline import Pipeline
@@ -46,10 +47,11 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
         given = {photo.name: labels for photo, labels in matched}
         skipped = skipped + [(photo.name, f"no label in {config.labels}") for photo in unlabelled]
     asked = {name: [info.classes[label] for label in labels] for name, labels in given.items()}
-    folder, failures = open_folder(config, "cam", info.classes, asked or None)
+    folder, shard = open_folder(config, "cam", info.classes, asked or None)
+    failures = Failures(folder, shard)
     if asked:
         add_photo_labels(folder, asked)
-    mine = failures.shard.mine
+    mine = shard.mine
     skipped = [(name, reason) for name, reason in skipped if mine(name)]
     skip(failures, skipped)
     network = Network(model, runtime)

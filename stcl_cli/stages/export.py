@@ -23,6 +23,7 @@ from stcl_cli.export.yolo import SemanticWriter, YoloWriter
 from stcl_cli.formats.classes import find_classes
 from stcl_cli.formats.files import shown
 from stcl_cli.formats.masks import IGNORE
+from stcl_cli.formats.runs import Failures
 from stcl_cli.stages.output import Done, Result, nobody, open_folder, skip
 
 WRITERS: dict[str, type[Writer]] = {
@@ -43,7 +44,8 @@ def run(config: ExportConfig, done: Done = nobody) -> Result:
     classes = find_classes(config.classes, Path(config.masks))
     make = WRITERS[config.to]
     make(Path(config.output), classes)  # for its StclError: a class name that it cannot hold leaves no folder
-    folder, failures = open_folder(config, "export", classes)
+    folder, _ = open_folder(config, "export", classes)
+    failures = Failures(folder)
     skip(failures, skipped)
     written: list[str] = []
     ignored = pixels = 0

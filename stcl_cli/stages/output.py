@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from stcl_cli.config import Folder, PredictConfig, RefineConfig, RunConfig, Sharing, Training
+from stcl_cli.config import Folder, PredictConfig, RefineConfig, RunConfig, Sharing
 from stcl_cli.console import detail, say
 from stcl_cli.data.photo_masks import count_values
 from stcl_cli.data.photos import Photo, read_photo
@@ -60,8 +60,8 @@ class Result:
 
 def open_folder(
     config: Folder, command: str, classes: tuple[str, ...], labels: PhotoLabels | None = None
-) -> tuple[Path, Failures]:
-    """The output folder with config.json and classes.txt in it.
+) -> tuple[Path, Shard]:
+    """The output folder with config.json and classes.txt in it, and the share of the photos that is this process's.
 
     Of ranks that train together the first one writes, of shards the first to come.
 
@@ -74,8 +74,7 @@ def open_folder(
     if rank() == 0:
         take_folder(config, command, config.resume, classes, shard, labels)
     wait_for_all()
-    keep = config.resume and isinstance(config, Training)
-    return Path(config.output), Failures(config.output, shard, keep=keep, write=rank() == 0)
+    return Path(config.output), shard
 
 
 def take_folder(
@@ -151,8 +150,8 @@ class MaskFolder:
                 check_overwrite(self.overlays, command, config)
             else:
                 check_overlays(self.overlays, Path(config.output), command)
-        self.path, self.failures = open_folder(config, command, classes)
-        shard = self.failures.shard
+        self.path, shard = open_folder(config, command, classes)
+        self.failures = Failures(self.path, shard)
         if self.overlays and open_output(self.overlays, config.resume, config.overwrite, shard, "--overlays"):
             write_config(self.overlays, command, read_config(self.path)[1])
             share_folder(self.overlays)

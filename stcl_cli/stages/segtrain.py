@@ -16,7 +16,7 @@ from stcl_cli.data.loader import TrainingViews, training_batches
 from stcl_cli.data.outputs import match_outputs, no_mask
 from stcl_cli.data.photo_masks import sample_masks
 from stcl_cli.data.photos import list_photos
-from stcl_cli.distributed import check_same, devices, joined, rank, ranks
+from stcl_cli.distributed import check_same, devices, joined, ranks
 from stcl_cli.engine import Run, check_options, fit
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import find_classes
@@ -63,9 +63,7 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
     if config.compile:
         compile_blocks(model, runtime.device)
     validate = segmentation_validation(model, config, runtime, classes)
-    folder, failures = open_folder(config, "segtrain", classes)
-    for name, reason in missing:
-        failures.add(name, reason)
+    folder, _ = open_folder(config, "segtrain", classes)
     if len(with_mask) < len(photos):
         say(f"{len(photos) - len(with_mask)} photos have no mask in {config.masks} and are left out")
 
@@ -78,7 +76,7 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
     )
     network = f"{config.arch} with {config.encoder}"
     say(f"{len(with_mask)} photos, {len(classes)} classes, {network} on {devices(runtime.device)}")
-    measured = fit(
+    measured, skipped = fit(
         Run(
             stage="segtrain",
             folder=folder,
@@ -90,14 +88,14 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
             step=cross_entropy_step(model, runtime),
             batches=training_batches(views, config, runtime.device),
             runtime=runtime,
-            failures=failures,
+            skipped=missing,
             validate=validate,
         )
     )
     if measured:
         say(f"mIoU on {config.val_masks}: {measured['miou']:.3f}")
     then = ("predict", config.images, "-m", config.output, "-o", "PREDICTIONS")
-    return Result(skipped=len(failures) if rank() == 0 else 0, next=then)
+    return Result(skipped=skipped, next=then)
 
 
 def _check_one_is_enough(model: nn.Module, config: SegtrainConfig) -> None:

@@ -10,14 +10,14 @@ from stcl_cli.config import TrainConfig
 from stcl_cli.console import say, warn
 from stcl_cli.data.inventory import describe, take_inventory
 from stcl_cli.data.loader import TrainingViews, training_batches
-from stcl_cli.distributed import check_same, devices, joined, rank
+from stcl_cli.distributed import check_same, devices, joined
 from stcl_cli.engine import Run, check_options, fit
 from stcl_cli.errors import StclError
 from stcl_cli.networks import LAYER_DECAY, build_stcl, compile_blocks, parameter_groups
 from stcl_cli.runtime import Runtime, make_runtime, seed_everything
 from stcl_cli.stages.consolidate import consolidate
 from stcl_cli.stages.objective import Objective, local_window
-from stcl_cli.stages.output import Result, open_folder, skip
+from stcl_cli.stages.output import Result, open_folder
 from stcl_cli.validation import cam_validation
 from stcl_models.stcl import Stcl
 
@@ -52,8 +52,7 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
         compile_blocks(model, runtime.device)
     validate = cam_validation(model, config, runtime, labels.classes, labels)
     photos = {photo.name: [labels.classes[label] for label in shows] for photo, shows in labelled}
-    folder, failures = open_folder(config, "train", labels.classes, photos)
-    skip(failures, found.missing + found.unlabelled)
+    folder, _ = open_folder(config, "train", labels.classes, photos)
 
     multi_hot = np.zeros((len(labelled), len(labels.classes)), np.float32)
     for row, (_, classes) in zip(multi_hot, labelled, strict=True):
@@ -71,7 +70,7 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
             objective.forget()
             consolidate(model, config, runtime, labelled, tell)
 
-    fit(
+    _, skipped = fit(
         Run(
             stage="train",
             folder=folder,
@@ -83,7 +82,7 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
             step=objective,
             batches=training_batches(views, config, runtime.device),
             runtime=runtime,
-            failures=failures,
+            skipped=found.missing + found.unlabelled,
             validate=validate,
             finish=consolidation,
             figures=memory_figures(model),
@@ -91,7 +90,7 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
     )
     named = () if config.labels_format == "auto" else ("--labels-format", config.labels_format)
     then = ("cam", config.images, "-m", config.output, "--labels", config.labels, *named, "-o", "CAMS")
-    return Result(skipped=len(failures) if rank() == 0 else 0, next=then)
+    return Result(skipped=skipped, next=then)
 
 
 def _layer_decay(config: TrainConfig) -> float:

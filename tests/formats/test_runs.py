@@ -201,10 +201,11 @@ def test_failures(tmp_path):
         {"image": "a", "reason": "why"},
         {"image": "bär", "reason": "empty"},
     ]
-    kept = runs.Failures(tmp_path, keep=True)
+    kept = runs.Failures(tmp_path, keep=("a", "bär"))
     kept.add("bär", "empty, still")
     kept.add("c", "cut short")
     assert [record["image"] for record in runs.read_jsonl(tmp_path / "failed.jsonl")] == ["a", "bär", "c"]
+    assert runs.Failures(tmp_path, keep=("c", "d")).reasons == {"c": "cut short"} == runs.read_failures(kept.path)
     assert len(runs.Failures(tmp_path)) == 0
     assert not (tmp_path / "failed.jsonl").exists()
 
@@ -238,7 +239,7 @@ def test_a_damaged_log_of_failures_is_one_line(tmp_path, line):
     with pytest.raises(StclError, match=r"failed.jsonl line 2: names no image and reason; remove that line"):
         runs.read_failures(path)
     with pytest.raises(StclError, match="line 2"):
-        runs.Failures(tmp_path, keep=True)
+        runs.Failures(tmp_path, keep=("a",))
     path.rename(tmp_path / "failed-1-of-2.jsonl")
     with pytest.raises(StclError, match=r"failed-1-of-2.jsonl line 2"):
         runs.Failures(tmp_path, Shard(2, 2)).merge()
