@@ -76,7 +76,7 @@ def build_segmenter(config: SegtrainConfig, classes: int) -> VitSegmenter | SmpS
             stcl, _, trained = load_stcl(Path(config.init))
             if config.encoder != trained.backbone:
                 raise StclError(
-                    f"--encoder {config.encoder}: the backbone of {config.init} is {trained.backbone}; leave it out"
+                    f"--encoder {config.encoder}: the backbone of {config.init} is {trained.backbone}; give that one"
                 )
             backbone = stcl.backbone
         else:

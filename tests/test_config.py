@@ -26,6 +26,7 @@ def test_the_defaults_are_right():
         {"amp": "fp8"},
         {"backbone": None},
         {"cam_scales": 1.0},
+        {"cam_scales": []},
         {"cam_scales": [1.0, "x"]},
         {"rescale": [1.0]},
         {"rescale": [1.0, 2.0, 3.0]},

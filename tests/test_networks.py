@@ -96,7 +96,7 @@ def test_what_does_not_go_together(run):
     folder, _ = run
     with pytest.raises(StclError, match="--init needs --arch vit: unet cannot take over"):
         build_segmenter(replace(SEGTRAIN, init=str(folder), arch="unet"), 2)
-    with pytest.raises(StclError, match=r"--encoder vit_tiny_patch16_224: the backbone of .*run is stcl_tiny"):
+    with pytest.raises(StclError, match=r"--encoder vit_tiny_patch16_224: the backbone of .*run is stcl_tiny; give"):
         build_segmenter(replace(SEGTRAIN, init=str(folder), encoder="vit_tiny_patch16_224"), 2)
     with pytest.raises(StclError, match="--init: brings the weights of its run; leave out --weights"):
         build_segmenter(replace(SEGTRAIN, init=str(folder), weights="file"), 2)

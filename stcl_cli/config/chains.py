@@ -55,7 +55,7 @@ class BenchConfig:
         choices=("train", "cam", "refine", "segtrain", "predict"),
     )
     backbone: str = option(TrainConfig.backbone, "Any VisionTransformer of timm; its weights are random.")
-    crop_size: int = option(448, "Side of the photos and of the training crops, in pixels.", range=COUNT)
+    crop_size: int = option(448, "Side of the photos and of the training crops, in pixels.", range={"min": 32})
     batch_size: int = option(4, "Photos a training step.", range=COUNT)
     photos: int | None = option(
         None,

@@ -98,7 +98,9 @@ def _from_lines(lines: Iterable[str], folder: Path) -> PhotoList:
         elif path.is_dir():
             missing.append((line, "is a folder"))
         else:
-            paths.setdefault(os.path.normpath(text), path)
+            same = paths.setdefault(os.path.normpath(text), path)
+            if same is not path and not os.path.samefile(same, path):  # .. after a link
+                missing.append((line, f"would have the name of {shown(same)}; write its path without links"))
     if any(os.path.isabs(text) or text.split(os.sep)[0] == os.pardir for text in paths):
         absolute = {os.path.abspath(path): path for path in paths.values()}
         common = os.path.commonpath([os.path.dirname(path) for path in absolute])

@@ -126,7 +126,7 @@ def _report(summary: dict[str, Any], found: Inventory | None) -> None:
         lines.append(("without labels", f"{summary['unlabelled']:,}"))
         lines.append(("labels without photo", f"{summary['missing']:,}"))
     if masks:
-        lines.append(("with mask", f"{masks['masks']:,}"))
+        lines.append(("with a usable mask", f"{masks['masks']:,}"))
         lines += [
             (title, f"{masks[which]:,}" + (f" ({some(masks[which + '_names'], 3)})" if masks[which] else ""))
             for title, which in (("without mask", "photos_without"), ("mask without photo", "without_photo"))
@@ -141,7 +141,8 @@ def _report(summary: dict[str, Any], found: Inventory | None) -> None:
     for warning in found.warnings() if found else []:
         warn(warning)
     if masks and masks["all_background"]:
-        warn(f"{_count(masks['all_background'], 'mask')} all background: {some(masks['all_background'])}")
+        names = masks["all_background"]
+        warn(f"{_count(names, 'mask')} all background (0) or ignored (255): {some(names)}")
     skipped = summary["skipped"]
     for number, item in enumerate(skipped):
         tell = say if number < NAMED else detail

@@ -66,15 +66,16 @@ def check_overlays(overlays: Path, folder: Path, command: str) -> None:
 
 def check_same(folder: Path, command: str, values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
     """StclError if `folder` was begun by another command, with other options, or from other folders of stcl."""
-    before = read_config(folder, command)[1]
+    before, made_from = read_config(folder, command)[1], _folders_of(folder)
+    same = {name for name, value in made_from.items() if sources.get(name) == value}  # by whatever path
     for name, value in json.loads(to_json(values)).items():
-        if name not in FREE_ON_RESUME and before.get(name) != value:
+        if name not in FREE_ON_RESUME | same and before.get(name) != value:
             raise StclError(
                 f"{shown(folder / CONFIG)}: was started with {name} = {before.get(name)}, not {value}; "
                 f"go on with --config {shlex.quote(shown(folder))}, do it anew with --overwrite, or give another -o"
             )
-    for name, value in read_sources(folder).items():
-        if name != "labels" and sources.get(name) != value:  # labels are compared photo by photo
+    for name in made_from:
+        if name not in same:
             raise StclError(
                 f"{shown(folder)}: was begun with another {shown(str(values.get(name)))}, which has been made anew "
                 "or trained on since; do it anew too with --overwrite, or give another -o"
@@ -105,8 +106,16 @@ def _inputs(config: Folder | RunConfig) -> Iterator[tuple[str, Path]]:
 
 def _made_how(folder: Path) -> str:
     command, values = read_config(folder)
-    lasting = {name: value for name, value in values.items() if name not in FREE_ON_RESUME}
+    lasting = {name: value for name, value in values.items() if name not in FREE_ON_RESUME | _folders_of(folder).keys()}
     return checksum(to_json([command, lasting, read_sources(folder)]), {})
+
+
+def _folders_of(folder: Path) -> dict[str, str]:
+    """The check values of the folders of stcl that it was made from, which may since be called otherwise.
+
+    Labels, of which there is one too, are compared photo by photo.
+    """
+    return {name: value for name, value in read_sources(folder).items() if name != "labels"}
 
 
 def _how_far(folder: Path, path: Path) -> str:

@@ -90,6 +90,19 @@ def test_list_never_leads_outside(tmp_path, monkeypatch):
     assert names(photos.list_photos("list.txt")) == ["a", "w/b", "w/v/c"]
 
 
+def test_list_in_which_links_hide_that_photos_differ(tmp_path):
+    for path in (tmp_path / "real" / "s.jpg", tmp_path / "s.jpg"):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (tmp_path / "real" / "deep").mkdir()
+    (tmp_path / "link").symlink_to("real/deep")
+    (tmp_path / "list.txt").write_text("link/../s.jpg\ns.jpg\n./s.jpg\n")
+    found, missing = photos.list_photos(tmp_path / "list.txt")
+    assert [photo.name for photo in found] == ["s"]
+    reason = f"would have the name of {tmp_path}/link/../s.jpg; write its path without links"
+    assert missing == [("s.jpg", reason), ("./s.jpg", reason)]
+
+
 @pytest.mark.parametrize("separator", [b"\n", b"\0"])
 def test_stdin(tmp_path, monkeypatch, separator):
     touch(tmp_path, "a.jpg", "sub/bär.jpg")

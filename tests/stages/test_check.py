@@ -111,7 +111,7 @@ def test_a_table_for_people_and_json_for_programs(folder):
     assert result.returncode == 3
     assert json.loads(result.stdout)["classes"] == {"cat": 2, "dog": 2}
     assert "with labels  4 (read as csv)" in result.stderr
-    assert "1 mask is all background: b" in result.stderr
+    assert "1 mask is all background (0) or ignored (255): b" in result.stderr
     assert "would be skipped: d: no label in" in result.stderr
 
 

@@ -96,6 +96,20 @@ def test_what_was_made_anew_is_noticed_down_the_chain(here):
         cam(resume=True)
 
 
+def test_folders_may_be_called_otherwise_later(here):
+    train({"a": ["cat"]})
+    cam()
+    refine()
+    (here / "run").rename(here / "old")
+    elsewhere = CamConfig(images="photos", model=str(here / "old"), output=str(here / "cams"))
+    take_folder(elsewhere, "cam", True)
+    refine(resume=True, cams=str(here / "cams"))
+    (here / "old").rename(here / "run")
+    train({"a": ["cat"]}, overwrite=True, seed=1)
+    with pytest.raises(StclError, match=r"cams/config.json: was started with model = .*old, not run; go on"):
+        cam(resume=True)
+
+
 def test_a_run_that_is_named_by_its_checkpoint_is_noticed_too(here):
     checkpoint = "run/checkpoints/best.safetensors"
     train()

@@ -32,6 +32,10 @@ csv.field_size_limit(2**31 - 1)  # a cell may hold a brush of Label Studio; the 
 _SHOWN = {"1", "1.0", "true"}
 _FLAGS = _SHOWN | {"0", "0.0", "false", ""}
 _JOINERS = {",": ";|", "\t": ";|", ";": ",|;"}  # what stands between the classes of one cell, which may be quoted
+_PYTHON_NAME = re.compile(r"""'([^'\\]*)'|"([^"\\]*)["]""")
+# ['cat', "dog's"], as pandas writes a column of lists; ['cat' 'dog'], of arrays.
+_PYTHON_LIST = re.compile(rf"[\[({{]\s*(?:(?:{_PYTHON_NAME.pattern})\s*(?:,\s*)?)*[\])}}]")
+_SEPARATOR = re.compile(r"sep=([,;\t])\s*", re.IGNORECASE)  # a first line for Excel
 _LINES = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")  # with their ends
 
 
@@ -51,7 +55,10 @@ def read(path: Path, classes: Sequence[str] | None) -> Table:
         StclError: another layout; names file and line. Also while the rows are read.
     """
     text = read_text(path)
-    lines = _Lines(text, shown(path), _delimiter(text))
+    first, end, rest = text.partition("\n")
+    told = _SEPARATOR.fullmatch(first)
+    text = end + rest if told else text
+    lines = _Lines(text, shown(path), told[1] if told else _delimiter(text))
     header = _keys(lines.first())
     if len(header) > 2 and header[0] == "" and header[1] in IMAGE_KEYS:  # the numbers that pandas writes in front
         lines.skip, header = 1, header[1:]
@@ -142,6 +149,8 @@ class _Names:
                 return class_names(json.loads(cell), origin)
             except (ValueError, RecursionError):
                 pass  # a name may start with a bracket
+        if _PYTHON_LIST.fullmatch(cell):
+            return [clean_name(one or other) for one, other in _PYTHON_NAME.findall(cell)]
         return self.split(cell)
 
 

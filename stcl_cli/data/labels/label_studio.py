@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stcl_cli.data.labels.json_file import image_of
-from stcl_cli.data.labels.rows import Row, Table, class_names, file_in
+from stcl_cli.data.labels.rows import IMAGE_KEYS, Row, Table, class_names, file_in, key_of
 from stcl_cli.data.matching import SUFFIXES
 from stcl_cli.errors import StclError
 
@@ -42,8 +42,8 @@ def _labels(result: dict[str, Any]) -> Any:
 
 
 def _photo(data: dict[str, Any], origin: str) -> str:
-    """The value that ends like a photo, whatever the project calls it."""
-    for value in data.values():
+    """The value that ends like a photo, of those with a usual name, else whatever the project calls it."""
+    for value in [value for name, value in data.items() if key_of(name) in IMAGE_KEYS] + [*data.values()]:
         if isinstance(value, str) and file_in(value).lower().endswith(SUFFIXES):
             return value
     return image_of(data, origin)

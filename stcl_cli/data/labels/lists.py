@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from stcl_cli.data.labels.rows import Row, Table, files_below
+from stcl_cli.data.labels.rows import PARTS, Row, Table, files_below
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import check_classes, clean_name
 from stcl_cli.formats.files import read_text, shown
@@ -63,7 +63,7 @@ def _class_files(files: dict[str, _Lines]) -> Table:
         subset = f"_{_stem(name)}"
         if any(_stem(other).endswith(subset) for other in signed):  # train.txt stands beside cat_train.txt
             subsets.append(subset)
-        else:
+        elif _stem(name) not in PARTS:
             rows += [Row(origin, line, [_stem(name)]) for origin, line in files[name]]
     for name, lines in signed.items():
         subset = max((end for end in subsets if _stem(name).endswith(end)), key=len, default="")

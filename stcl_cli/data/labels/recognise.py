@@ -12,7 +12,7 @@ from PIL import Image
 from stcl_cli.data.labels.lists import SYNSETS
 from stcl_cli.data.labels.masks import VOC_MASKS
 from stcl_cli.data.labels.npy import MAGIC
-from stcl_cli.data.labels.rows import walk
+from stcl_cli.data.labels.rows import PARTS, walk
 from stcl_cli.data.labels.yolo import OBJ_NAMES
 from stcl_cli.data.scan import scan_folder
 from stcl_cli.errors import PhotoError, StclError
@@ -21,7 +21,6 @@ from stcl_cli.formats.files import read_json, shown, some
 from stcl_cli.formats.images import open_image
 
 _HEAD = 4096
-PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "images", "labels", "masks"})
 _FOREIGN = {
     b"PK": "is a ZIP archive or an Excel file; unpack the one, save the other as CSV",
     b"\x80": "is a pickle, which could run anything; numpy.save the dictionary as .npy",
@@ -86,6 +85,7 @@ def _folder(path: Path) -> str:
     if count[".json"] and 2 * count[".json"] >= len(photos) and _is_labelme(path, files):
         return "labelme"
     if lists and all("/" in photo for photo in photos):
+        _check_lists_of_classes(path, lists)
         return "lists"
     if photos and _are_masks(path, photos, CLASSES in top):
         return "masks"
@@ -112,6 +112,16 @@ def _check_named_after_classes(path: Path, files: list[str], photos: list[str]) 
         raise StclError(
             f"{shown(path)}: its sub-folders are called {some(sorted(names))}, like parts of a data set, not like "
             "classes; give one of them, or --labels-format folders"
+        )
+
+
+def _check_lists_of_classes(path: Path, lists: list[str]) -> None:
+    """StclError if text files are called after parts of a data set, as in VOC's ImageSets/Segmentation."""
+    names = {os.path.splitext(name)[0] for name in lists}
+    if names <= PARTS:
+        raise StclError(
+            f"{shown(path)}: its text files are called {some(sorted(names))}, like parts of a data set, not like "
+            "classes; give the labels, or --labels-format lists"
         )
 
 

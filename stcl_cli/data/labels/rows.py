@@ -26,6 +26,8 @@ LABEL_KEYS = frozenset({
     "categories", "tag", "tags", "choice", "choices",
 })
 # fmt: on
+# What folders and lists of the parts of a data set are called, which are no classes.
+PARTS = frozenset({"train", "training", "val", "valid", "validation", "trainval", "test", "images", "labels", "masks"})
 
 
 def key_of(text: str) -> str:

@@ -176,9 +176,42 @@ def test_cells_of_json_and_names_that_only_look_like_it(read):
     text = "image,choice\n" + "".join(f'p{n},"{cell.replace(chr(34), chr(34) * 2)}"\n' for n, cell in enumerate(cells))
     labels = read(text)
     shown = [[labels.classes[index] for index in labels.by_name[f"p{n}"]] for n in range(len(cells))]
-    assert shown == [["cat", "dog"], ["cat"], ["dog"], ["[1]"], ["{}"], ['{"x']]
+    assert shown == [["cat", "dog"], ["cat"], ["dog"], ["[1]"], [], ['{"x']]
     with pytest.raises(StclError, match=r"line 2: 3 is no class name"):
         read('image,choice\na,"{""choices"": [3]}"\n')
+
+
+@pytest.mark.parametrize(
+    ("cell", "names"),
+    [
+        ("['cat', 'dog']", ["cat", "dog"]),
+        ("['hot dog']", ["hot dog"]),
+        ("""["king's cat", 'dog',]""", ["dog", "king's cat"]),
+        ("['cat' 'dog']", ["cat", "dog"]),  # an array
+        ("{'cat', 'dog'}", ["cat", "dog"]),
+        ("[]", []),
+        ("[ ]", []),
+        ("['cat' and 'dog']", ["['cat' and 'dog']"]),
+        ("[unknown]", ["[unknown]"]),
+    ],
+)
+def test_lists_as_pandas_writes_them(read, cell, names):
+    labels = read("image,labels\na.jpg," + '"' + cell.replace('"', '""') + '"\nb.jpg,\nc.jpg,zebu\n')
+    assert labels.classes == (*names, "zebu")
+    assert labels.by_name == {"a.jpg": tuple(range(len(names))), "b.jpg": (), "c.jpg": (len(names),)}
+
+
+def test_a_cell_that_is_nearly_a_list_takes_no_longer(read):
+    assert len(read(f"image,labels\na.jpg,\"['cat'{' ' * 100_000}x\"\n").classes) == 1
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", [";", ",", "\t"])
+def test_excel_is_told_what_parts_the_cells(read, mark, end):
+    labels = read(end.join([f"sep={mark}", f"image{mark}labels", f"a.jpg{mark}cat|dog", ""]))
+    assert labels == Labels(("cat", "dog"), {"a.jpg": (0, 1)})
+    with pytest.raises(StclError, match="line 4: has 3 columns instead of 2"):
+        read(end.join(["sep=;", "image;labels", "a.jpg;cat", "b.jpg;cat;dog", ""]))
 
 
 @pytest.mark.parametrize(

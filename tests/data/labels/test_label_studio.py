@@ -50,6 +50,11 @@ def test_addresses(url, file):
     assert file_in(url) == file
 
 
+def test_of_several_files_the_photo_is_the_one_with_a_usual_name(read):
+    data = {"thumb": "small/z.png", "Image": "a.jpg", "other": "c.jpg"}
+    assert read({**task("a.jpg", "cat"), "data": data}).by_name == {"a.jpg": (0,)}
+
+
 def test_uploaded_photos_match_with_and_without_the_digits_in_front(read):
     labels = read(task("/data/upload/3/3f2a1b8c-a.jpg", "cat"), task("/data/upload/3/00000000-b.jpg", "dog"))
     photos = [Photo("3f2a1b8c-a", Path("3f2a1b8c-a.jpg")), Photo("x/b", Path("x/b.jpg"))]

@@ -31,6 +31,18 @@ def test_a_plain_list_beside_image_sets_is_a_class_unless_it_is_their_subset(wri
     assert read_labels(folder) == Labels(("cat", "dog"), {"a": (0,), "b": (1,), "c": (1,)})
 
 
+def test_a_list_of_another_subset_is_no_class(write):
+    folder = write(cat_train="a 1\nb -1\n", train="a\nb\n", trainval="a\nb\nc\n")
+    assert read_labels(folder) == Labels(("cat",), {"a": (0,), "b": ()})
+
+
+def test_lists_of_subsets_alone_are_no_labels(write):
+    folder = write(train="a\n", val="b\n")
+    with pytest.raises(StclError, match="its text files are called train, val, like parts of a data set, not like cl"):
+        read_labels(folder)
+    assert read_labels(folder, format="lists").classes == ("train", "val")
+
+
 def test_subsets_with_synsets(write):
     folder = write(synsets="dog\ncat\n", train='a.jpg 1\n"my photo".jpg 0 1\n', val='b\n"z z.v1" 0\n"".jpg 1')
     expected = {"a.jpg": (1,), "my photo.jpg": (0, 1), "b": (), "z z.v1": (0,), ".jpg": (1,)}
