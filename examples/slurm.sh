@@ -12,7 +12,7 @@ set -euo pipefail
 photos=${1:?usage: sbatch [OPTIONS] examples/slurm.sh PHOTOS LABELS OUT}
 labels=${2:?}
 out=${3:?}
-IFS=' ' read -ra more <<< "${STCL_TRAIN:-}" # further options of both trainings
+IFS=' ' read -ra more <<< "${STCL_TRAIN:-}" # for both trainings: STCL_TRAIN="--iterations 2000" sbatch ...
 
 # Where the processes meet: on the first machine, at a port of this job's own.
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

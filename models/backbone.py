@@ -69,7 +69,7 @@ class Backbone(nn.Module):
                 raise BackboneError(
                     f"there are no pretrained weights of {name}; give --no-pretrained, or a local file with --weights"
                 ) from error
-            cure = "timm.list_models('vit*') has the names, stcl_tiny is ours"
+            cure = "timm.list_models(module='vision_transformer') has names, stcl_tiny is ours"
             raise BackboneError(f"timm cannot make the backbone {name!r}: {first_line(error)}; {cure}") from error
         except OSError as error:  # hub not reachable
             raise BackboneError(

@@ -59,8 +59,8 @@ class BenchConfig:
     batch_size: int = option(4, "Photos a training step.", range=COUNT)
     photos: int | None = option(
         None,
-        "How many photos each measurement takes, of an export at least four of its batches. [default: 16 on the CPU, "
-        "1024 on a GPU, more of small ones]",
+        "How many photos each measurement takes, of cam, refine and predict at least four batches. [default: 16 on "
+        "the CPU, 1024 on a GPU, more of small ones]",
         range={"min": 8},
     )
     w_class: float = option(0.0, "As for train: above 0 class token contrast is on.", range=NOT_NEGATIVE)

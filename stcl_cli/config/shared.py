@@ -21,7 +21,8 @@ class Sharing(Folder):
 
     shard: str | None = option(
         None,
-        "Do part K of N only, as in 3/8; the parts share the output folder. [default: RANK and WORLD_SIZE, else all]",
+        "Do part K of N only, as in 3/8; the parts share the output folder. [default: what torchrun or srun gives this "
+        "process to do, else all]",
         metavar="K/N",
     )
 
@@ -56,7 +57,11 @@ class Training(Compute, Folder):
     max_side: int = max_side_option()
     seed: int = option(0, "Fixes every random choice of the run.", range=NOT_NEGATIVE)
     val_masks: str | None = option(
-        None, "True masks, only to measure with: mIoU goes to metrics.jsonl.", path=True, metavar="DIR"
+        None,
+        "True masks to measure with, never to train on: mIoU goes to metrics.jsonl, and later commands take the "
+        "checkpoint that is best on them.",
+        path=True,
+        metavar="DIR",
     )
     val_list: str | None = option(
         None, "Measure on the photos named in FILE. [default: all with a mask]", path=True, metavar="FILE"

@@ -149,7 +149,7 @@ def open_checkpoint(path: Path, stage: str) -> Checkpoint:
         raise StclError(f"{shown(path)}: not a checkpoint of stcl, or cut short; copy or train it again") from error
     if info.stage != stage:
         raise StclError(
-            f"{shown(path)}: a checkpoint of `stcl {shown(info.stage)}`, but one of `stcl {stage}` is needed; "
+            f"{shown(path)}: a checkpoint of stcl {shown(info.stage)}, but one of stcl {stage} is needed; "
             "name another folder"
         )
     return Checkpoint(path, info, names, checks)

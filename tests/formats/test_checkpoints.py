@@ -77,7 +77,7 @@ def test_best_goes_before_last_and_a_file_may_be_named(file, tmp_path):
 
 
 def test_a_checkpoint_of_another_stage(file):
-    with pytest.raises(StclError, match=r"a checkpoint of `stcl train`, but one of `stcl segtrain` is needed"):
+    with pytest.raises(StclError, match=r"a checkpoint of stcl train, but one of stcl segtrain is needed"):
         open_checkpoint(file, "segtrain")
 
 
