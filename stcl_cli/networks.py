@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +17,7 @@ import torch
 from torch import nn
 
 from stcl_cli.config import SegtrainConfig, TrainConfig, check_values
-from stcl_cli.console import warn
+from stcl_cli.console import say, warn
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checkpoints import Checkpoint, CheckpointInfo, open_checkpoint
 from stcl_cli.formats.files import shown
@@ -32,13 +34,14 @@ Network = TypeVar("Network", bound=nn.Module)
 def build_stcl(config: TrainConfig, classes: int) -> Stcl:
     """A new network, as the config describes it."""
     try:
-        backbone = Backbone(
-            config.backbone,
-            pretrained=config.pretrained,
-            weights=_path(config.weights),
-            aux_layer=config.aux_layer,
-            memory_layer=config.memory_layer,
-        )
+        with _download(config, config.backbone):
+            backbone = Backbone(
+                config.backbone,
+                pretrained=config.pretrained,
+                weights=_path(config.weights),
+                aux_layer=config.aux_layer,
+                memory_layer=config.memory_layer,
+            )
     except BackboneError as error:
         raise StclError(str(error)) from error
     backbone.vit.set_grad_checkpointing(config.checkpointing)
@@ -71,7 +74,8 @@ def build_segmenter(config: SegtrainConfig, classes: int) -> VitSegmenter | SmpS
     weights = _path(config.weights)
     try:
         if config.arch != "vit":
-            return SmpSegmenter(config.arch, config.encoder, classes, pretrained=config.pretrained, weights=weights)
+            with _download(config, config.encoder):
+                return SmpSegmenter(config.arch, config.encoder, classes, pretrained=config.pretrained, weights=weights)
         if config.init:
             stcl, _, trained = load_stcl(Path(config.init))
             if config.encoder != trained.backbone:
@@ -80,11 +84,26 @@ def build_segmenter(config: SegtrainConfig, classes: int) -> VitSegmenter | SmpS
                 )
             backbone = stcl.backbone
         else:
-            backbone = Backbone(config.encoder, pretrained=config.pretrained, weights=weights, aux_layer=-1)
+            with _download(config, config.encoder):
+                backbone = Backbone(config.encoder, pretrained=config.pretrained, weights=weights, aux_layer=-1)
         backbone.vit.set_grad_checkpointing(config.checkpointing)
         return VitSegmenter(backbone, classes)
     except BackboneError as error:
         raise StclError(str(error)) from error
+
+
+@contextmanager
+def _download(config: TrainConfig | SegtrainConfig, name: str) -> Iterator[None]:
+    """Say that pretrained weights may be downloaded inside; the hub's own lines, two for each try, add nothing."""
+    if config.pretrained and not config.weights:
+        say(f"pretrained weights of {name}: from the hub, once")
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def load_segmenter(path: Path) -> tuple[VitSegmenter | SmpSegmenter, CheckpointInfo, SegtrainConfig]:

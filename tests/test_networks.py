@@ -1,4 +1,5 @@
 import importlib.util
+import logging
 import shutil
 import sysconfig
 from dataclasses import asdict, replace
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from stcl_cli import networks
 from stcl_cli.config import SegtrainConfig, TrainConfig
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checkpoints import CheckpointInfo, save_checkpoint
@@ -19,6 +21,7 @@ from stcl_cli.networks import (
     load_stcl,
     parameter_groups,
 )
+from stcl_models.backbone import BackboneError
 
 TRAIN = TrainConfig(images="", labels="", output="", backbone="stcl_tiny", aux_layer=-2, pretrained=False)
 SEGTRAIN = SegtrainConfig(images="", masks="", output="", encoder="stcl_tiny", pretrained=False)
@@ -159,6 +162,22 @@ def test_checkpointing_gives_the_same_gradients_and_keeps_less(build, config, tm
     assert kept[1] < 0.5 * kept[0]
     for mine, other in zip(*found, strict=True):
         assert (mine is None and other is None) or torch.allclose(mine, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_download_is_told_and_the_hubs_own_lines_are_left_out(monkeypatch, capsys):
+    log, levels = logging.getLogger("huggingface_hub"), []
+    monkeypatch.setattr(log, "level", logging.INFO)
+
+    def unreachable(*arguments, **options):
+        levels.append(log.level)
+        raise BackboneError("no hub")
+
+    monkeypatch.setattr(networks, "Backbone", unreachable)
+    for config in (TRAIN, replace(TRAIN, pretrained=True)):
+        with pytest.raises(StclError, match="no hub"):
+            build_stcl(config, 2)
+    assert (levels, log.level) == ([logging.ERROR] * 2, logging.INFO)
+    assert capsys.readouterr().err == "pretrained weights of stcl_tiny: from the hub, once\n"
 
 
 def test_compiled_blocks_are_those_of_a_vit_on_a_gpu(monkeypatch, tmp_path):
