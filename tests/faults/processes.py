@@ -123,9 +123,9 @@ def _be_the_command(
         code = end.code or 0
     except BaseException:
         traceback.print_exc()
-    for thread in threading.enumerate():  # as Python's own end does, which os._exit passes over
-        if thread is not threading.main_thread() and not thread.daemon:
-            thread.join()
+    # As Python's own end does, which os._exit passes over; one that is about to start cannot be joined.
+    while any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        time.sleep(0.005)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
