@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stcl_cli.config import SegtrainConfig, TrainConfig
-from stcl_cli.console import detail, meter
+from stcl_cli.console import detail, meter, say
 from stcl_cli.distributed import average_gradients, check_same, from_first_rank, rank, ranks, synchronise_batch_norm
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checkpoints import CheckpointInfo, open_checkpoint, save_checkpoint
@@ -76,10 +76,12 @@ def fit(run: Run) -> tuple[dict[str, Any], int]:
     check_same("output folder", str(first))
     photos = _keep_photos(run, first)
     failures = _failures(run, photos if first else ())
+    _say_where_it_is(run, first, photos)
     from_first_rank(model.state_dict().values())
     synchronise_batch_norm(model)
     log = TrainingLog(run.folder, failures, first)
-    validate_every = config.val_every or max(1, config.iterations // 10)
+    tenth = max(1, config.iterations // 10)
+    validate_every, save_every = config.val_every or tenth, config.save_every or min(500, tenth)
     measured: dict[str, Any] = {}
     # How the folder was entered is not part of what was run.
     described = {name: value for name, value in asdict(config).items() if name not in ("resume", "overwrite")}
@@ -105,7 +107,7 @@ def fit(run: Run) -> tuple[dict[str, Any], int]:
             optimizer.step()
             log.add({**parts, "grad_norm": norm}, seen, unread)
             done = iteration + 1
-            saving = done % config.save_every == 0 or done == config.iterations
+            saving = done % save_every == 0 or done == config.iterations
             text = None
             if run.finish and done == config.iterations:
                 with log.paused():
@@ -186,6 +188,16 @@ def _keep_photos(run: Run, first: int) -> PhotoLabels:
             f"{len(run.photos)}); go on with those, or start anew with --overwrite"
         )
     return before
+
+
+def _say_where_it_is(run: Run, first: int, photos: PhotoLabels) -> None:
+    """What a training that finds a checkpoint does."""
+    new = len(run.photos.keys() - photos.keys())
+    if first == run.config.iterations:
+        more = f"; new since then and not learned from: {new} (--overwrite begins anew)" if new else ""
+        say(f"{shown(run.folder)}: trained to its end before, on {len(photos)} photos{more}")
+    elif first:
+        say(f"goes on at iteration {first} of {run.config.iterations}")
 
 
 def _failures(run: Run, kept: Container[str]) -> Failures:

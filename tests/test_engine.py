@@ -99,6 +99,17 @@ def test_a_finished_run_stays_as_it_is(tmp_path):
     assert (tmp_path / LOG).read_text() == before
 
 
+def test_a_short_training_has_a_checkpoint_soon_and_says_where_it_goes_on(tmp_path, capsys):
+    with pytest.raises(Stop):
+        fit(make_run(tmp_path, iterations=40, save_every=None, batches=partial(batches, stop_at=11)))
+    assert open_checkpoint(tmp_path, "segtrain").info.iteration == 8
+    fit(make_run(tmp_path, iterations=40, save_every=None))
+    assert "goes on at iteration 8 of 40\n" in capsys.readouterr().err
+    fit(replace(make_run(tmp_path, iterations=40), photos={"a": [], "b.jpg": [], "c": []}))
+    told = f"{tmp_path}: trained to its end before, on 2 photos; new since then and not learned from: 1 (--overwrite begins anew)\n"
+    assert capsys.readouterr().err == told
+
+
 def test_the_log_holds_means_since_its_last_line(tmp_path):
     run = make_run(tmp_path, iterations=8, save_every=100, log_every=4)
     losses = []

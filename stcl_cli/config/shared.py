@@ -73,5 +73,9 @@ class Training(Compute, Folder):
     checkpointing: bool = option(
         False, "Keep less of a ViT's blocks and compute them again in the backward pass: less memory, more time."
     )
-    save_every: int = option(500, "Write checkpoints/last.safetensors every N iterations.", range=COUNT)
+    save_every: int | None = option(
+        None,
+        "Write checkpoints/last.safetensors every N iterations. [default: a tenth of the run, at most 500]",
+        range=COUNT,
+    )
     log_every: int = option(20, "Write metrics.jsonl every N iterations.", range=COUNT)

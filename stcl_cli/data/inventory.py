@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import filecmp
+import os
 import posixpath
 from collections import Counter
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,10 +69,25 @@ class Inventory(NamedTuple):
                     f"class {shown(name)} ({counts[name]}) is spelt nearly like {shown(other)} ({counts[other]}): "
                     "make one of two if they are the same"
                 )
+        if copies := self._copies():
+            warnings.append(
+                f"{some(copies)}: in several class folders, where each copy counts as a photo of that class alone; "
+                "list photos of several classes in a table"
+            )
         for name in counts:
             if "," in name and any(part.strip() in counts for part in name.split(",")):
                 warnings.append(f"class {shown(name)} looks like several in one: write ';' between classes")
         return warnings
+
+    def _copies(self) -> list[str]:
+        """File names under which the same photo lies in several class folders; of the first thousand that may be."""
+        if self.labels.format != "folders":
+            return []
+        paths: dict[str, list[Path]] = {}
+        for photo, _ in self.labelled:
+            paths.setdefault(photo.path.name, []).append(photo.path)
+        several = islice(((name, same) for name, same in paths.items() if len(same) > 1), 1000)
+        return [name for name, (first, *others) in several if any(_are_same(first, other) for other in others)]
 
     def _header(self) -> str:
         """The first name of a table that is perhaps its header, in words unknown to the reader, else ''.
@@ -80,6 +98,13 @@ class Inventory(NamedTuple):
         is_photo = all(name != first for name, _ in self.missing)
         shown_by_none = shows and not any(set(shows) & set(others) for _, others in self.labelled)
         return first if self.labels.format == "csv" and not is_photo and shown_by_none else ""
+
+
+def _are_same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.getsize(one) == os.path.getsize(other) and filecmp.cmp(one, other, shallow=False)
+    except OSError:  # who reads the photo says so
+        return False
 
 
 def take_inventory(config: TrainConfig | CheckConfig, labels: str) -> Inventory:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stcl_cli.data.photos import Photo
 
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 
 
 def stem(path: str) -> str:

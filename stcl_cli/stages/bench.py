@@ -136,6 +136,7 @@ class Bench:
             "accumulate": config.accumulate,
             "checkpointing": config.checkpointing,
             "iterations": iterations + log_every,
+            "save_every": iterations + log_every,
             "log_every": log_every,
         }
 

@@ -69,6 +69,16 @@ def test_names_that_match_nothing(take):
         take("1.jpg,cat\n2.jpg,dog\n")
 
 
+def test_a_photo_in_several_class_folders_is_told(tmp_path):
+    for name, colour in (("dog/a", 1), ("sofa/a", 1), ("dog/b", 2), ("sofa/b", 3), ("dog/c", 4)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (2, 2), (colour,) * 3).save(tmp_path / f"{name}.png")
+    found = take_inventory(CheckConfig(images=str(tmp_path)), str(tmp_path))
+    assert found.counts() == {"dog": 3, "sofa": 2}
+    (warning,) = found.warnings()
+    assert warning.startswith("a.png: in several class folders, where each copy counts as a photo of that class alone;")
+
+
 def test_a_header_in_unknown_words_is_told(take, tmp_path):
     rows = "a.jpg;cat\nb.jpg;dog\n"
     assert take("Dateiname;Klassen\n" + rows).warnings() == [

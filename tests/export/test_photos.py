@@ -30,6 +30,16 @@ def test_an_upright_photo_is_copied(place, tmp_path, suffix):
     assert placed.stat().st_ino != path.stat().st_ino  # no link
 
 
+@pytest.mark.parametrize(("suffix", "kind"), [(".gif", "GIF"), (".jfif", "JPEG")])
+def test_what_ultralytics_passes_over_becomes_a_jpeg(place, tmp_path, suffix, kind):
+    path = tmp_path / f"photo{suffix}"
+    Image.fromarray(PIXELS).save(path, kind)
+    placed = place(path)
+    assert placed.name == "x.v1.jpg"
+    assert Image.open(placed).format == "JPEG"
+    assert (placed.read_bytes() == path.read_bytes()) == (kind == "JPEG")
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
 def test_a_turned_photo_becomes_upright(place, tmp_path, suffix):
     path = tmp_path / f"photo{suffix}"

@@ -113,6 +113,16 @@ def test_folders_that_are_not_called_after_classes(tmp_path, files, reason):
         recognise(tmp_path)
 
 
+def test_a_folder_that_stcl_wrote_names_its_label_file(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    for name in ("config.json", "photos.json", "annotations/instances_train.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(
+        StclError, match=r"no folder of labels; give a file, such as .*annotations/instances_train.json"
+    ):
+        recognise(tmp_path)
+
+
 def test_labelme_or_one_file_among_photos(tmp_path):
     (tmp_path / "a.jpg").touch()
     (tmp_path / "_annotations.coco.json").write_text('{"images": []}')
