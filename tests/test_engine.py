@@ -106,8 +106,8 @@ def test_a_short_training_has_a_checkpoint_soon_and_says_where_it_goes_on(tmp_pa
     fit(make_run(tmp_path, iterations=40, save_every=None))
     assert "goes on at iteration 8 of 40\n" in capsys.readouterr().err
     fit(replace(make_run(tmp_path, iterations=40), photos={"a": [], "b.jpg": [], "c": []}))
-    told = f"{tmp_path}: trained to its end before, on 2 photos; new since then and not learned from: 1 (--overwrite begins anew)\n"
-    assert capsys.readouterr().err == told
+    new = "new since then and not learned from: 1 (--overwrite begins anew)"
+    assert capsys.readouterr().err == f"{tmp_path}: trained to its end before, on 2 photos; {new}\n"
 
 
 def test_the_log_holds_means_since_its_last_line(tmp_path):
