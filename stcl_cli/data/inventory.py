@@ -26,7 +26,8 @@ class Inventory(NamedTuple):
     Attributes:
         photos: all, with labels or without.
         labelled: those with labels, as indices into `labels.classes`.
-        unlabelled, missing: (name, reason) of photos without labels, and of labels and list entries without a photo.
+        unlabelled, missing: (name, reason) of photos without labels, and of labels without a photo.
+        unread: (name, reason) of what is no photo that can be had: a HEIC, or a name of the list that is not there.
     """
 
     photos: list[Photo]
@@ -34,6 +35,11 @@ class Inventory(NamedTuple):
     labelled: list[tuple[Photo, tuple[int, ...]]]
     unlabelled: list[tuple[str, str]]
     missing: list[tuple[str, str]]
+    unread: list[tuple[str, str]]
+
+    def skipped(self) -> list[tuple[str, str]]:
+        """(name, reason) of all that cannot be learned from."""
+        return self.unread + self.missing + self.unlabelled
 
     def counts(self) -> dict[str, int]:
         """Class -> photos that show it, in the order of the classes."""
@@ -115,18 +121,19 @@ def take_inventory(config: TrainConfig | CheckConfig, labels: str) -> Inventory:
     """
     classes = read_classes(Path(config.classes)) if config.classes else None
     table = read_labels(labels, classes, config.labels_format)
-    photos, missing = list_photos(config.images, config.list)
+    photos, unread = list_photos(config.images, config.list)
+    missing = []
     labelled, unlabelled, unknown = match_labels(photos, table)
     if not labelled:
         raise none_matched(labels, table, config.images, photos)
     if config.list is None:  # with --list, labels of photos left out are no mistake
-        told = {stem for name, _ in missing for stem in (name, posixpath.splitext(name)[0])}
+        told = {stem for name, _ in unread for stem in (name, posixpath.splitext(name)[0])}
         unknown = [(name, reason) for name, reason in unknown if name not in told]
         shared = {reason: f"{shown(labels)}: {reason} in {shown(config.images)}" for _, reason in unknown}
-        missing = missing + [(name, shared[reason]) for name, reason in unknown]  # of millions, all say the same
+        missing = [(name, shared[reason]) for name, reason in unknown]  # of millions, all say the same
     reason = f"no label in {shown(labels)}"
     without = [(photo.name, reason) for photo in unlabelled]
-    return Inventory(photos, table, labelled, without, missing)
+    return Inventory(photos, table, labelled, without, missing, unread)
 
 
 def describe(found: Inventory) -> list[str]:
@@ -135,6 +142,7 @@ def describe(found: Inventory) -> list[str]:
     fewest, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
     return [
         f"{len(found.labelled):,} photos with labels ({found.labels.format}), {len(found.unlabelled):,} without, "
-        f"{len(found.missing):,} labels or names without a photo",
+        f"{len(found.missing):,} labels without a photo"
+        + (f", {len(found.unread):,} not read" if found.unread else ""),
         f"{counts[fewest]:,} ({shown(fewest)}) to {counts[most]:,} ({shown(most)}) photos a class",
     ]

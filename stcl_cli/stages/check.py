@@ -43,9 +43,10 @@ def run(config: CheckConfig) -> Result:
         raise StclError(f"--classes {shown(config.classes)}: give what has those classes too, with --labels or --masks")
     found = take_inventory(config, config.labels) if config.labels else None
     if found:
-        photos, skipped = found.photos, found.missing + found.unlabelled
+        photos, unread, skipped = found.photos, found.unread, found.skipped()
     else:
-        photos, skipped = list_photos(config.images, config.list)
+        photos, unread = list_photos(config.images, config.list)
+        skipped = unread
     masks, classes, orphans = {}, (), []
     if config.masks:
         masks, orphans = match_outputs(config.masks, ".png", photos)
@@ -64,7 +65,8 @@ def run(config: CheckConfig) -> Result:
             if look.reason:
                 reasons.setdefault(look.photo.name, look.reason)
             gauge.advance()
-    summary: dict[str, Any] = {"photos": len(photos), "unreadable": len(photos) - len(sizes), "sizes": _sizes(sizes)}
+    summary: dict[str, Any] = {"photos": len(photos), "unreadable": len(photos) - len(sizes), "not_read": len(unread)}
+    summary["sizes"] = _sizes(sizes)
     if found:
         summary |= {
             "labelled": len(found.labelled),
@@ -121,6 +123,8 @@ def _report(summary: dict[str, Any], found: Inventory | None) -> None:
         sizes = {name: f"{width} x {height}" for name, (width, height) in summary["sizes"].items()}
         lines.append(("sizes", f"{sizes['min']} to {sizes['max']}, median {sizes['median']}"))
     lines.append(("unreadable", f"{summary['unreadable']:,}"))
+    if summary["not_read"]:
+        lines.append(("not read", f"{summary['not_read']:,}"))
     if found:
         lines.append(("with labels", f"{summary['labelled']:,} (read as {summary['format']})"))
         lines.append(("without labels", f"{summary['unlabelled']:,}"))

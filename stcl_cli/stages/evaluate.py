@@ -36,8 +36,10 @@ def run(config: EvalConfig) -> Result:
     if not found:
         raise StclError(f"{shown(predictions)}: holds no mask or CAM file named like one in {shown(config.truth)}")
     if config.list:  # named one by one, so each has to be there
-        paths = [output_path(predictions, truth.name, suffix) for truth in truths if truth.name not in files]
-        missing = missing + [(path.name, f"{shown(path)}: is not there") for path in paths]
+        paths = {
+            truth.name: output_path(predictions, truth.name, suffix) for truth in truths if truth.name not in files
+        }
+        missing = missing + [(name, f"{shown(path)}: is not there") for name, path in paths.items()]
     elif len(found) < len(truths):
         without = [truth.name for truth in truths if truth.name not in files]
         warn(f"{len(without)} of {len(truths)} true masks have no prediction and are left out: {some(without)}")

@@ -82,7 +82,7 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
             step=objective,
             batches=training_batches(views, config, runtime.device),
             runtime=runtime,
-            skipped=found.missing + found.unlabelled,
+            skipped=found.skipped(),
             validate=validate,
             finish=consolidation,
             figures=memory_figures(model),

@@ -29,7 +29,7 @@ def test_what_is_there(take, tmp_path):
     assert "has labels, but no photo" in reason
     assert found.counts() == {"cat": 2, "dog": 1}
     assert describe(found) == [
-        "3 photos with labels (csv), 1 without, 1 labels or names without a photo",
+        "3 photos with labels (csv), 1 without, 1 labels without a photo",
         "1 (dog) to 2 (cat) photos a class",
     ]
     assert found.warnings() == []
@@ -39,7 +39,8 @@ def test_with_a_list_labels_of_other_photos_are_no_mistake(take, tmp_path):
     (tmp_path / "list.txt").write_text("a\nb\nnone\n")
     found = take("a,cat\nb,dog\nc,cat\nz,dog\n", list="list.txt")
     assert [photo.name for photo in found.photos] == ["a", "b"]
-    assert [name for name, _ in found.missing] == ["none"]
+    assert [name for name, _ in found.unread] == ["none"]
+    assert found.missing == []
 
 
 def test_classes_without_photos_and_on_all_photos(take, tmp_path):
@@ -93,4 +94,6 @@ def test_a_photo_that_cannot_be_read_is_missing_once(take, tmp_path):
         (tmp_path / "photos" / name).touch()
     found = take("a,cat\nb,dog\nx.HEIC,cat\ny,cat\n")
     reason = "is of a kind that is not read; convert it to JPEG or PNG"
-    assert found.missing == [("x.HEIC", reason), ("y.heic", reason)]
+    assert found.unread == [("x.HEIC", reason), ("y.heic", reason)]
+    assert found.missing == []
+    assert describe(found)[0] == "2 photos with labels (csv), 2 without, 0 labels without a photo, 2 not read"

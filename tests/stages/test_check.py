@@ -45,6 +45,7 @@ def test_what_is_found(folder):
     assert result.summary == {
         "photos": 5,
         "unreadable": 1,
+        "not_read": 0,
         "sizes": {"min": [2, 2], "median": [3, 3], "max": [6, 4]},
         "labelled": 4,
         "unlabelled": 1,
@@ -242,7 +243,7 @@ def test_train_says_the_essentials_first(folder, stderr_of):
         images=str(folder / "photos"), labels=str(folder / "labels.csv"), output=str(folder / "run"), device="cpu"
     )
     said = stderr_of(train, config)
-    assert "2 photos with labels (csv), 3 without, 1 labels or names without a photo" in said
+    assert "2 photos with labels (csv), 3 without, 1 labels without a photo" in said
     assert "1 (cat) to 2 (dog) photos a class" in said
     assert "every photo shows dog" in said
     assert not (folder / "run").exists()

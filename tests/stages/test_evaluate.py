@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -64,13 +66,17 @@ def test_truth_of_0_and_255_measures_nothing_but_background_and_says_so(tmp_path
     assert "truth: no true mask holds a class, so only background is measured" in capsys.readouterr().err
 
 
-def test_true_masks_without_a_prediction_are_counted(tmp_path):
-    for name in ("x", "y", "z"):
+def test_true_masks_without_a_prediction_are_counted(tmp_path, capsys):
+    for name in ("x", "sub/y", "z"):
         write_mask(tmp_path / "truth" / f"{name}.png", np.array([[0, 1]], np.uint8))
     write_mask(tmp_path / "pred" / "x.png", np.array([[0, 1]], np.uint8))
     (tmp_path / "pred" / "classes.txt").write_text("cat\n")
-    summary = evaluate.run(EvalConfig(predictions=str(tmp_path / "pred"), truth=str(tmp_path / "truth"))).summary
+    config = EvalConfig(predictions=str(tmp_path / "pred"), truth=str(tmp_path / "truth"))
+    summary = evaluate.run(config).summary
     assert (summary["images"], summary["missing_predictions"]) == (1, 2)
+    (tmp_path / "list.txt").write_text("x\nsub/y\n")
+    assert evaluate.run(replace(config, list=str(tmp_path / "list.txt"))).skipped == 1
+    assert f"skipped sub/y: {tmp_path}/pred/sub/y.png: is not there" in capsys.readouterr().err
 
 
 def test_truth_of_255_alone_measures_nothing(tmp_path):
