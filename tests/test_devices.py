@@ -101,7 +101,7 @@ def test_how_often_a_training_waits_for_the_gpu(trained, tmp_path):
     """For numbers it must know: anchors, classes read, and in the memory entries and classes."""
     options = {"labels": str(trained.root / "labels.csv"), "backbone": "stcl_tiny", "contrast_start": 0.0}
     options |= {"memory_start": 0.3, "segmentation_start": 0.0, "w_class": 0.5, "w_seg": 0.1}
-    options |= {"memory_consolidation": False, "log_every": 9}
+    options |= {"memory_consolidation": False, "log_every": 9, "save_every": 9}
     config = TrainConfig(images=str(trained.photos), output=str(tmp_path / "run"), device="cuda", **TRAINING | options)
     with pretended() as waits:
         train.run(config)

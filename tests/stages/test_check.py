@@ -75,7 +75,7 @@ def test_what_is_found(folder):
 
 def test_photos_alone(folder):
     result = run(folder)
-    assert set(result.summary) == {"photos", "unreadable", "sizes", "skipped"}
+    assert set(result.summary) == {"photos", "unreadable", "not_read", "sizes", "skipped"}
     assert [item["image"] for item in result.summary["skipped"]] == ["e"]
 
 
