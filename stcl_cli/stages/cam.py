@@ -83,15 +83,17 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
         return {"image": photo.name, "output": path, "classes": names, "source": file.source}
 
     work = Pipeline(read, compute, write, model.backbone.patch_size, trained.max_side)
+    empty = 0
     with meter("cam", len(wanted), len(wanted) - len(todo)) as gauge:
         for photo, outcome in work.run(todo, runtime.device, config.workers):
             if isinstance(outcome, PhotoError):
                 skip(failures, [(photo.name, outcome)])
             else:
+                empty += not outcome["classes"]
                 done(outcome)
             gauge.advance()
     made = len(wanted) + len(skipped) - len(failures)
-    return finish(folder, failures, made, "CAMs", ("refine", folder, "--images", config.images, "-o", "MASKS"))
+    return finish(folder, failures, made, "CAMs", ("refine", folder, "--images", config.images, "-o", "MASKS"), empty)
 
 
 class _Found(NamedTuple):

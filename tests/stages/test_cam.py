@@ -42,10 +42,13 @@ def test_labels_of_other_photos(run, tmp_path):
         run(labels=str(tmp_path / "labels.csv"))
 
 
-def test_without_labels_the_classifier_s(run):
+def test_without_labels_the_classifier_s(run, capsys):
     assert [item["classes"] for item in run(threshold=0.0)[1]] == [["cat", "dog"]] * 3
     items = run(threshold=1.0, overwrite=True)[1]
     assert [(item["classes"], item["source"]) for item in items] == [([], "predicted")] * 3
+    first, second = (line for line in capsys.readouterr().err.splitlines() if line.startswith("3 CAMs in "))
+    assert not first.endswith("without any class")
+    assert second.endswith(", 3 of them without any class")
 
 
 def test_resume_and_what_is_skipped(run, tmp_path):
