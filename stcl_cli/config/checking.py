@@ -26,12 +26,16 @@ def check_given(config_class: type, given: Mapping[str, Any]) -> None:
         value, meta = given[item.name], item.metadata
         values = value if isinstance(value, list | tuple) else [value]
         low, high = meta.get("range", {}).get("min"), meta.get("range", {}).get("max")
-        right = (len(values) > 0 or not item.default) and _is_of(value, hints[item.name])
-        right = right and all(
-            (low is None or part is None or part >= low)
-            and (high is None or part is None or part <= high)
-            and ("choices" not in meta or part in meta["choices"])
-            for part in values
+        there = len(values) > 0 or not item.default  # no list that has to hold something is empty
+        right = (
+            there
+            and _is_of(value, hints[item.name])
+            and all(
+                (low is None or part is None or part >= low)
+                and (high is None or part is None or part <= high)
+                and ("choices" not in meta or part in meta["choices"])
+                for part in values
+            )
         )
         if not right:
             raise ValueError(f"{item.name} is {value!r}"[:80])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import os
 import posixpath
 from collections import Counter
 from difflib import get_close_matches
@@ -108,7 +107,7 @@ class Inventory(NamedTuple):
 
 def _are_same(one: Path, other: Path) -> bool:
     try:
-        return os.path.getsize(one) == os.path.getsize(other) and filecmp.cmp(one, other, shallow=False)
+        return filecmp.cmp(one, other, shallow=False)  # reads them only where they are of one size
     except OSError:  # who reads the photo says so
         return False
 

@@ -23,7 +23,7 @@ from stcl_cli.formats.photo_labels import PHOTOS
 from stcl_cli.formats.runs import CONFIG
 
 _HEAD = 4096
-OF_STCL = frozenset({CONFIG, PHOTOS})  # in folders that stcl writes
+_OF_STCL = frozenset({CONFIG, PHOTOS})  # in folders that stcl writes
 _FOREIGN = {
     b"PK": "is a ZIP archive or an Excel file; unpack the one, save the other as CSV",
     b"\x80": "is a pickle, which could run anything; numpy.save the dictionary as .npy",
@@ -92,8 +92,8 @@ def _folder(path: Path) -> str:
         return "lists"
     if photos and _are_masks(path, photos, CLASSES in top):
         return "masks"
-    single = [name for name in sorted(files) if name.lower().endswith((".json", ".csv", ".tsv"))]
-    single = next((name for name in single if name not in OF_STCL and name.count("/") < 2), None)
+    tables = [name for name in sorted(files) if name.lower().endswith((".json", ".csv", ".tsv"))]
+    single = next((name for name in tables if name not in _OF_STCL and name.count("/") < 2), None)
     if single and all("/" not in photo for photo in photos):
         raise StclError(f"{shown(path)}: is no folder of labels; give a file, such as {shown(path / single)}")
     _check_named_after_classes(path, files, photos)
