@@ -16,7 +16,8 @@ from stcl_cli.config import SegtrainConfig, TrainConfig, Training
 from stcl_cli.data.labels import Labels, match_labels
 from stcl_cli.data.outputs import match_outputs, no_mask
 from stcl_cli.data.photo_masks import read_photo_mask
-from stcl_cli.data.photos import Photo, list_photos, read_photo
+from stcl_cli.data.photos import Photo, list_photos
+from stcl_cli.data.pixels import read_photo
 from stcl_cli.distributed import rank, ranks, sum_over_ranks
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.files import shown

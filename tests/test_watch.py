@@ -14,7 +14,7 @@ from ranks import Ended, run_ranks
 from torch.utils.data import DataLoader, Dataset
 
 from stcl_cli import watch
-from stcl_cli.data.photos import read_photo
+from stcl_cli.data.pixels import read_photo
 from stcl_cli.errors import PhotoError, StclError, is_out_of_memory
 from stcl_cli.watch import Readers, watched
 

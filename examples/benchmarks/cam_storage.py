@@ -16,7 +16,8 @@ from pathlib import Path
 from stcl_cli import inference
 from stcl_cli.config import CamConfig, RefineConfig
 from stcl_cli.data.labels import match_labels, read_labels
-from stcl_cli.data.photos import list_photos, photo_size, read_photo
+from stcl_cli.data.photos import list_photos
+from stcl_cli.data.pixels import photo_size, read_photo
 from stcl_cli.formats.cams import CamFile, read_cam, write_cam
 from stcl_cli.formats.files import output_path
 from stcl_cli.formats.masks import read_mask

@@ -24,7 +24,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stcl_cli.data.photos import list_photos, read_photo
+from stcl_cli.data.photos import list_photos
+from stcl_cli.data.pixels import read_photo
 from stcl_cli.formats.cams import CamFile, write_cam
 from stcl_cli.formats.images import write_jpeg
 

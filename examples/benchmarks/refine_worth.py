@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from stcl_cli.config import RefineConfig
-from stcl_cli.data.photos import Photo, list_photos, read_photo
+from stcl_cli.data.photos import Photo, list_photos
+from stcl_cli.data.pixels import read_photo
 from stcl_cli.formats.cams import read_cam
 from stcl_cli.formats.masks import read_mask
 from stcl_cli.metrics import confusion_matrix, mean_iou

@@ -24,7 +24,8 @@ from stcl_cli.cam_sweep import CamSweep
 from stcl_cli.cams import normalise_cams
 from stcl_cli.config import TrainConfig
 from stcl_cli.data.labels import match_labels, read_labels
-from stcl_cli.data.photos import list_photos, read_photo
+from stcl_cli.data.photos import list_photos
+from stcl_cli.data.pixels import read_photo
 from stcl_cli.discriminants import fisher_discriminants
 from stcl_cli.formats.masks import IGNORE, read_mask
 from stcl_cli.inference import photo_cams

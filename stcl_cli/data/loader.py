@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stcl_cli.config import SegtrainConfig, TrainConfig
 from stcl_cli.data.photo_masks import read_photo_mask
-from stcl_cli.data.photos import Photo, read_photo
+from stcl_cli.data.photos import Photo
+from stcl_cli.data.pixels import read_photo
 from stcl_cli.data.transforms import random_view
 from stcl_cli.distributed import rank, ranks
 from stcl_cli.errors import PhotoError, StclError

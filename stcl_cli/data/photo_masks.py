@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from stcl_cli.data.photos import Photo, photo_size
+from stcl_cli.data.photos import Photo
+from stcl_cli.data.pixels import photo_size
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.files import shown
 from stcl_cli.formats.masks import IGNORE, read_mask

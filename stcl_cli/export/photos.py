@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from stcl_cli.data.photos import is_turned, read_photo
+from stcl_cli.data.pixels import is_turned, read_photo
 from stcl_cli.export.writer import Item
 from stcl_cli.formats.files import atomic_write, output_path
 from stcl_cli.formats.images import open_image, write_jpeg

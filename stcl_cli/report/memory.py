@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from stcl_cli.data.photos import Photo, read_photo
+from stcl_cli.data.photos import Photo
+from stcl_cli.data.pixels import read_photo
 from stcl_cli.errors import PhotoError
 from stcl_cli.formats.classes import BACKGROUND
 from stcl_cli.formats.files import shown

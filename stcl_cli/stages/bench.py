@@ -16,7 +16,8 @@ from torch import nn
 from stcl_cli.config import BenchConfig, CamConfig, PredictConfig, RefineConfig, SegtrainConfig, TrainConfig
 from stcl_cli.console import quietly, say
 from stcl_cli.data.loader import TrainingViews
-from stcl_cli.data.photos import list_photos, read_photo
+from stcl_cli.data.photos import list_photos
+from stcl_cli.data.pixels import read_photo
 from stcl_cli.data.textures import PICTURES, write_textures
 from stcl_cli.errors import StclError
 from stcl_cli.flops import cam_gflop, predict_gflop, segtrain_gflop, train_gflop

@@ -13,7 +13,8 @@ import numpy as np
 from stcl_cli.config import CamConfig
 from stcl_cli.console import meter
 from stcl_cli.data.labels import match_labels, none_matched, read_labels
-from stcl_cli.data.photos import Photo, list_photos, photo_size, read_photo
+from stcl_cli.data.photos import Photo, list_photos
+from stcl_cli.data.pixels import photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.cams import Affinity, CamFile, write_cam
 from stcl_cli.formats.files import output_path

@@ -14,7 +14,8 @@ from stcl_cli.console import detail, meter, say, say_table, warn
 from stcl_cli.data.inventory import Inventory, take_inventory
 from stcl_cli.data.outputs import match_outputs, no_mask
 from stcl_cli.data.photo_masks import MaskSizeError, MaskTally, count_values, read_full_mask
-from stcl_cli.data.photos import Photo, list_photos, photo_size, read_photo
+from stcl_cli.data.photos import Photo, list_photos
+from stcl_cli.data.pixels import photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.classes import find_classes
 from stcl_cli.formats.files import shown, some

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from stcl_cli.config import TrainConfig
-from stcl_cli.data.photos import Photo, read_photo
+from stcl_cli.data.photos import Photo
+from stcl_cli.data.pixels import read_photo
 from stcl_cli.discriminants import learn_discriminants
 from stcl_cli.distributed import all_gather_rows, rank, ranks
 from stcl_cli.errors import PhotoError

@@ -10,7 +10,8 @@ import numpy as np
 
 from stcl_cli.config import DemoConfig, EvalConfig
 from stcl_cli.console import say
-from stcl_cli.data.photos import Photo, list_photos, read_photo
+from stcl_cli.data.photos import Photo, list_photos
+from stcl_cli.data.pixels import read_photo
 from stcl_cli.data.scenes import write_scenes
 from stcl_cli.formats.cams import read_cam
 from stcl_cli.formats.files import atomic_write, output_path

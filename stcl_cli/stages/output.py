@@ -14,7 +14,8 @@ import numpy as np
 from stcl_cli.config import Folder, PredictConfig, RefineConfig, RunConfig, Sharing
 from stcl_cli.console import detail, say
 from stcl_cli.data.photo_masks import count_values
-from stcl_cli.data.photos import Photo, read_photo
+from stcl_cli.data.photos import Photo
+from stcl_cli.data.pixels import read_photo
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import BACKGROUND, CLASSES, write_classes
 from stcl_cli.formats.files import output_path, shown

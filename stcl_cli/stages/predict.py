@@ -12,7 +12,8 @@ from torch import Tensor
 
 from stcl_cli.config import PredictConfig
 from stcl_cli.console import meter
-from stcl_cli.data.photos import Photo, list_photos, photo_size, read_photo
+from stcl_cli.data.photos import Photo, list_photos
+from stcl_cli.data.pixels import photo_size, read_photo
 from stcl_cli.errors import PhotoError
 from stcl_cli.formats.masks import read_mask
 from stcl_cli.inference import best_labels, fetch, photo_scores

@@ -18,7 +18,8 @@ from stcl_cli.config import RefineConfig
 from stcl_cli.console import meter
 from stcl_cli.data.outputs import match_outputs
 from stcl_cli.data.photo_masks import read_photo_mask
-from stcl_cli.data.photos import Photo, list_photos, photo_size, read_photo
+from stcl_cli.data.photos import Photo, list_photos
+from stcl_cli.data.pixels import photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.cams import CamFile, read_cam
 from stcl_cli.formats.classes import find_classes

@@ -13,7 +13,8 @@ from stcl_cli.config import CheckConfig, ReportConfig, TrainConfig
 from stcl_cli.console import meter, say, warn
 from stcl_cli.data.inventory import take_inventory
 from stcl_cli.data.outputs import match_outputs
-from stcl_cli.data.photos import Photo, list_photos, read_photo
+from stcl_cli.data.photos import Photo, list_photos
+from stcl_cli.data.pixels import read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.files import atomic_write, shown
 from stcl_cli.formats.memories import read_memories

@@ -1,7 +1,8 @@
 import numpy as np
 
 from stcl_cli.data.labels import read_labels
-from stcl_cli.data.photos import list_photos, read_photo
+from stcl_cli.data.photos import list_photos
+from stcl_cli.data.pixels import read_photo
 from stcl_cli.data.textures import PICTURES, write_textures
 from stcl_cli.formats.cams import read_cam
 from stcl_cli.formats.masks import read_mask

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stcl_cli.data.photos import Photo, read_photo
+from stcl_cli.data.photos import Photo
+from stcl_cli.data.pixels import read_photo
 from stcl_cli.errors import PhotoError
 from stcl_cli.export.photos import place_photo
 from stcl_cli.export.writer import Item

@@ -16,7 +16,8 @@ from watching import INPUTS, attempt, fuzz, say_the_count
 
 from stcl_cli.cli import main
 from stcl_cli.config import TrainConfig
-from stcl_cli.data.photos import list_photos, photo_size, read_photo
+from stcl_cli.data.photos import list_photos
+from stcl_cli.data.pixels import photo_size, read_photo
 from stcl_cli.errors import StclError
 from stcl_cli.formats.cams import CamFile, read_cam, write_cam
 from stcl_cli.formats.checkpoints import open_checkpoint

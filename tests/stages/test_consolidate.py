@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from stcl_cli import pipeline
 from stcl_cli.config import TrainConfig
-from stcl_cli.data.photos import Photo, list_photos, read_photo
+from stcl_cli.data.photos import Photo, list_photos
+from stcl_cli.data.pixels import read_photo
 from stcl_cli.networks import load_stcl
 from stcl_cli.runtime import make_runtime
 from stcl_cli.stages import consolidate as module
