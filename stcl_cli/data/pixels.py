@@ -69,6 +69,16 @@ def is_turned(image: Image.Image, path: str | os.PathLike[str]) -> bool:
     return orientation in _TURNS
 
 
+def has_frames(path: str | os.PathLike[str]) -> bool:
+    """Whether the file holds several pages or frames (TIFF, GIF, WebP, PNG), of which `read_photo` takes the first.
+
+    Raises:
+        PhotoError: unreadable.
+    """
+    with open_image(path) as image:  # the second picture of a camera's JPEG ("MPO") is its preview
+        return image.format != "MPO" and getattr(image, "is_animated", False)
+
+
 def _upright_size(image: Image.Image, path: str | os.PathLike[str]) -> tuple[int, int]:
     if image.format == "TIFF":  # some versions of Pillow give the size turned already
         width, height = int(image.tag_v2[_WIDTH]), int(image.tag_v2[_HEIGHT])

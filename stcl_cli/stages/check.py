@@ -15,7 +15,7 @@ from stcl_cli.data.inventory import Inventory, take_inventory
 from stcl_cli.data.outputs import match_outputs, no_mask
 from stcl_cli.data.photo_masks import MaskSizeError, MaskTally, count_values, read_full_mask
 from stcl_cli.data.photos import Photo, list_photos
-from stcl_cli.data.pixels import photo_size, read_photo
+from stcl_cli.data.pixels import has_frames, photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.classes import find_classes
 from stcl_cli.formats.files import shown, some
@@ -23,6 +23,7 @@ from stcl_cli.stages.output import Result
 from stcl_cli.threads import DECODERS, thread_pool
 
 SIDE = 512  # to which photos are reduced while reading, as in training: JPEGs decode faster so
+NEARLY_BLACK = 32  # of 255: 10 or 12 bits in the lower part of 16 are all below
 NAMED = 10  # skipped inputs that are named on stderr; --verbose and --json name all
 
 
@@ -34,6 +35,8 @@ class _Look(NamedTuple):
     values: np.ndarray | None = None  # pixels of each value in the mask, (256,)
     reason: str = ""
     wrong_size: bool = False
+    nearly_black: bool = False
+    several_frames: bool = False
 
 
 def run(config: CheckConfig) -> Result:
@@ -56,6 +59,7 @@ def run(config: CheckConfig) -> Result:
             raise no_mask(config.masks, config.images)
     tally = MaskTally(classes)
     reasons, sizes, wrong_size = dict(skipped), [], 0
+    nearly_black, several_frames = [], []
     with meter("check", len(photos)) as gauge:
         for look in _looks(photos, masks, len(classes)):
             if look.size:
@@ -63,11 +67,15 @@ def run(config: CheckConfig) -> Result:
             if look.values is not None:
                 tally.add(look.photo.name, look.values)
             wrong_size += look.wrong_size
+            if look.nearly_black:
+                nearly_black.append(look.photo.name)
+            if look.several_frames:
+                several_frames.append(look.photo.name)
             if look.reason:
                 reasons.setdefault(look.photo.name, look.reason)
             gauge.advance()
     summary: dict[str, Any] = {"photos": len(photos), "unreadable": len(photos) - len(sizes), "not_read": len(unread)}
-    summary["sizes"] = _sizes(sizes)
+    summary |= {"sizes": _sizes(sizes), "nearly_black": nearly_black, "several_frames": several_frames}
     if found:
         summary |= {
             "labelled": len(found.labelled),
@@ -91,14 +99,16 @@ def _looks(photos: Sequence[Photo], masks: dict[str, Path], classes: int) -> Ite
 
     def look(photo: Photo) -> _Look:
         size = values = None
+        seen: dict[str, bool] = {}
         try:
-            read_photo(photo.path, SIDE)
+            seen["nearly_black"] = bool(read_photo(photo.path, SIDE).max() < NEARLY_BLACK)
+            seen["several_frames"] = has_frames(photo.path)
             size = photo_size(photo.path)
             if photo.name in masks:
                 values = count_values(read_full_mask(masks[photo.name], photo, classes))
         except PhotoError as error:
-            return _Look(photo, size, values, str(error), isinstance(error, MaskSizeError))
-        return _Look(photo, size, values)
+            return _Look(photo, size, values, str(error), isinstance(error, MaskSizeError), **seen)
+        return _Look(photo, size, values, **seen)
 
     with thread_pool(DECODERS) as pool:
         for start in range(0, len(photos), 256):
@@ -148,6 +158,10 @@ def _report(summary: dict[str, Any], found: Inventory | None) -> None:
     if masks and masks["all_background"]:
         names = masks["all_background"]
         warn(f"{_count(names, 'mask')} all background (0) or ignored (255): {some(names)}")
+    if names := summary["nearly_black"]:
+        warn(f"{_count(names, 'photo')} nearly black: {some(names)}; multiply 12-bit values in 16-bit files by 16")
+    if names := summary["several_frames"]:
+        warn(f"{_count(names, 'photo')} the first of several pages or frames: {some(names)}; save each as a file")
     skipped = summary["skipped"]
     for number, item in enumerate(skipped):
         tell = say if number < NAMED else detail

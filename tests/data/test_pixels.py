@@ -117,6 +117,22 @@ def test_pixels_without_colours(tmp_path):
             pixels.read_photo(tmp_path / name)
 
 
+@pytest.mark.parametrize("suffix", ["tif", "gif", "png", "webp"])
+def test_files_of_several_frames(tmp_path, suffix):
+    frames = [Image.fromarray(NOISE), Image.fromarray(NOISE[::-1])]
+    frames[0].save(tmp_path / f"one.{suffix}", lossless=True)
+    frames[0].save(tmp_path / f"two.{suffix}", lossless=True, save_all=True, append_images=frames[1:])
+    assert not pixels.has_frames(tmp_path / f"one.{suffix}")
+    assert pixels.has_frames(tmp_path / f"two.{suffix}")
+    assert np.array_equal(pixels.read_photo(tmp_path / f"two.{suffix}"), pixels.read_photo(tmp_path / f"one.{suffix}"))
+
+
+def test_the_preview_in_a_cameras_jpeg_is_no_frame(tmp_path):
+    Image.fromarray(NOISE).save(tmp_path / "x.mpo", save_all=True, append_images=[Image.fromarray(NOISE)])
+    (tmp_path / "x.mpo").rename(tmp_path / "x.jpg")
+    assert not pixels.has_frames(tmp_path / "x.jpg")
+
+
 @pytest.mark.parametrize("read", [pixels.read_photo, pixels.photo_size])
 def test_what_is_no_photo(tmp_path, read):
     (tmp_path / "text.jpg").write_text("<html>404</html>")

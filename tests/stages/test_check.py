@@ -24,7 +24,7 @@ def folder(tmp_path):
     photos = tmp_path / "photos"
     (photos / "sub").mkdir(parents=True)
     for name, size in {"a": (2, 2), "b": (6, 4), "sub/c": (4, 2), "d": (3, 3)}.items():
-        Image.new("RGB", size).save(photos / f"{name}.jpg")
+        Image.new("RGB", size, "white").save(photos / f"{name}.jpg")
     whole = (photos / "a.jpg").read_bytes()
     (photos / "e.jpg").write_bytes(whole[: len(whole) - 40])
     (tmp_path / "labels.csv").write_text("a,cat\nb.jpg,cat;dog\nsub/c,dog\ne,\nf,dog\n")
@@ -47,6 +47,8 @@ def test_what_is_found(folder):
         "unreadable": 1,
         "not_read": 0,
         "sizes": {"min": [2, 2], "median": [3, 3], "max": [6, 4]},
+        "nearly_black": [],
+        "several_frames": [],
         "labelled": 4,
         "unlabelled": 1,
         "missing": 1,
@@ -75,8 +77,23 @@ def test_what_is_found(folder):
 
 def test_photos_alone(folder):
     result = run(folder)
-    assert set(result.summary) == {"photos", "unreadable", "not_read", "sizes", "skipped"}
+    expected = {"photos", "unreadable", "not_read", "sizes", "nearly_black", "several_frames", "skipped"}
+    assert set(result.summary) == expected
     assert [item["image"] for item in result.summary["skipped"]] == ["e"]
+
+
+def test_photos_of_which_little_is_seen(folder):
+    """12 bits in the lowest part of 16, and more pages than one: both are read, but not as their maker meant it."""
+    twelve_bits = np.full((9, 9), 4095, np.uint16)
+    Image.fromarray(twelve_bits).save(folder / "photos" / "dim.png")
+    Image.fromarray(twelve_bits * 16).save(folder / "photos" / "scaled.png")
+    pages = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    pages[0].save(folder / "photos" / "stack.tif", save_all=True, append_images=pages[1:])
+    summary = run(folder).summary
+    assert (summary["nearly_black"], summary["several_frames"]) == (["dim"], ["stack"])
+    result = CliRunner().invoke(main, ["check", str(folder / "photos")])
+    assert "1 photo is nearly black: dim; multiply 12-bit values" in result.stderr
+    assert "1 photo is the first of several pages or frames: stack; save each" in result.stderr
 
 
 def test_masks_without_labels(folder):
