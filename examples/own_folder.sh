@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Your own photos: a folder, and a CSV file `image,labels` (several labels joined by ;) or one sub-folder a class
-# (then LABELS is PHOTOS again, and
-# each photo shows one class).
+# Your own photos: a folder, and a CSV file `image,labels` (several labels joined by ;) or one sub-folder a class (then
+# LABELS is PHOTOS again, and each photo shows one class).
 #
 #     examples/own_folder.sh PHOTOS LABELS [OUT]
 #

@@ -53,9 +53,13 @@ def refine_masks(
 def refine_scores(
     sources: Sequence[CamFile | HardLabels], photos: Sequence[np.ndarray], config: RefineConfig, device: torch.device
 ) -> list[Tensor | None]:
-    """Refined scores (S, K, H, W) of each photo's labels; None where there are less than two to weigh."""
+    """Refined scores (S, K, H, W) of each photo's labels; None where there are less than two to weigh.
+
+    A mask that no step fills keeps what it leaves open, so there one label is enough.
+    """
     values = [_values(source) for source in sources]
-    known = [i for i, value in enumerate(values) if len(value) > 1]
+    fewest = [1 if config.method == "none" and isinstance(source, HardLabels) else 2 for source in sources]
+    known = [i for i, value in enumerate(values) if len(value) >= fewest[i]]
     scores = [_scores(sources[i], values[i], photos[i].shape[:2], config, device) for i in known]
     photos = [photos[i] for i in known]
     steps = config.method.split(",")

@@ -110,6 +110,20 @@ def test_a_mask_of_few_labels_needs_no_photo():
     assert [mask.shape for mask in refined] == [(8, 10)] * 3
 
 
+@pytest.mark.parametrize("value", [0, 7])
+def test_without_a_step_a_mask_of_one_label_keeps_what_it_leaves_open(value: int):
+    mask = np.full((4, 5), value, np.uint8)
+    mask[0, :2] = 255
+    refined = chain.refine_masks(
+        [chain.HardLabels(mask, (4, 5)), chain.HardLabels(np.full((4, 5), 255, np.uint8), (4, 5))],
+        [np.zeros((4, 5, 3), np.uint8)] * 2,
+        configured(method="none"),
+        CPU,
+    )
+    assert (refined[0] == mask).all()
+    assert (refined[1] == 255).all()
+
+
 def test_confidence_is_how_far_the_photo_may_overrule_a_mask():
     """A single pixel of another label on a plain photo: a speck at a low confidence, kept at a high one."""
     speck = np.zeros((16, 24), np.uint8)
