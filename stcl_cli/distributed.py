@@ -71,9 +71,9 @@ def joined(device: torch.device) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         dist.init_process_group(backend, rank=started.rank, world_size=started.ranks, timeout=MEETING)
+        watch = _Watch(started.rank, started.ranks)
     except (RuntimeError, ValueError) as error:
         raise StclError(f"the {started.ranks} processes did not find together ({_line(error)})") from error
-    watch = _Watch(started.rank, started.ranks)
     watch.start()
     try:
         _check_own_gpu(device)
@@ -169,23 +169,28 @@ def max_over_ranks(values: Tensor) -> Tensor:
 
 
 @_together
-def all_gather_rows(rows: Tensor) -> Tensor:
-    """All ranks' rows (N, ...) in rank order; N may differ and may be 0. No gradient."""
+def all_gather_rows(*columns: Tensor) -> tuple[Tensor, ...]:
+    """All ranks' rows of each column (N, ...) in rank order; N may differ by rank and may be 0. No gradient."""
     if ranks() == 1:
-        return rows
-    counts = list(torch.zeros(ranks(), 1, dtype=torch.int64, device=rows.device))
-    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+        return columns
+    count, device = len(columns[0]), columns[0].device
+    counts = list(torch.zeros(ranks(), 1, dtype=torch.int64, device=device))
+    dist.all_gather(counts, torch.tensor([count], device=device))
     sizes = torch.cat(counts).tolist()
-    padded = rows.new_zeros(max(sizes), *rows.shape[1:])
-    padded[: len(rows)] = rows.detach()
-    parts = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+    gathered = []
+    for column in columns:
+        padded = column.new_zeros(max(sizes), *column.shape[1:])
+        padded[:count] = column.detach()
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        gathered.append(torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]))
+    return tuple(gathered)
 
 
 def all_gather_bytes(data: bytes) -> bytes:
     """All ranks' bytes in rank order: lines of text, say."""
-    return bytes(all_gather_rows(torch.tensor(list(data), dtype=torch.uint8)).tolist())
+    (gathered,) = all_gather_rows(torch.tensor(list(data), dtype=torch.uint8))
+    return bytes(gathered.tolist())
 
 
 @_together

@@ -89,7 +89,7 @@ def consolidate(
             samples += [(place, one.sample) for place, one in zip(places, own, strict=True) if one.sample]
             # All alike in age, but where the oldest slot goes first.
             step = config.iterations + (0 if new.adaptive else number)
-            new.update(Entries(*(all_gather_rows(row) for row in rows)), step)
+            new.update(Entries(*all_gather_rows(*rows)), step)
     found_C = new.stored > 0
     for before, after in zip(old.buffers(), new.buffers(), strict=True):
         before[found_C] = after[found_C]
@@ -130,8 +130,7 @@ def look_again(
         keys.append(key_SE)
         classes.append(region_of_patches(masks, classes_1R)[0])
         numbers.append(torch.full_like(classes[-1], number))
-    keys, classes, numbers = (all_gather_rows(torch.cat(column)) for column in (keys, classes, numbers))
-    return keys, classes, numbers
+    return all_gather_rows(*map(torch.cat, (keys, classes, numbers)))
 
 
 def no_entries(bank: MemoryBank) -> Entries:

@@ -100,7 +100,7 @@ class Remember:
         quality_BR = region_quality(regions.maps_BKhw, regions.masks_BRN, probability_BK)
         real_BR = (regions.masks_BRN.sum(2) >= LEAST_PATCHES) & (regions.classes_BR >= 0)
         entries = (embedding_BRE, regions.classes_BR, quality_BR, index_B[:, None].expand_as(quality_BR))
-        entries = Entries(*map(all_gather_rows, _rows_where(real_BR, *entries)))
+        entries = Entries(*all_gather_rows(*_rows_where(real_BR, *entries)))
         self.bank.update(entries, round(progress * self.config.iterations))
 
 
