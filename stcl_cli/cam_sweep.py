@@ -42,13 +42,13 @@ class CamSweep:
 
     def curve(self) -> np.ndarray:
         """mIoU (STEPS) at each background score step / 100, as of `confusion`; NaN without a single pixel of truth."""
-        at_least = self.counts[:, :, ::-1].cumsum(2)[:, :, ::-1]  # foreground at each step
-        below = (at_least[:, :, :1] - at_least).sum(1)  # background: (classes + 1, STEPS)
-        hits = np.einsum("iis->is", at_least).copy()
-        predicted = at_least.sum(0)
+        found = _at_least(self.counts.sum(1))  # foreground at each step, of each true class: (classes + 1, STEPS)
+        predicted = _at_least(self.counts.sum(0))
+        hits = _at_least(np.einsum("iis->is", self.counts))
+        truth = found[:, :1]
+        below = truth - found  # background
         hits[0] += below[0]
         predicted[0] += below.sum(0)
-        truth = self.counts.sum((1, 2))[:, None]
         ious = (hits / np.maximum(truth + predicted - hits, 1))[truth[:, 0] > 0]
         return ious.mean(0) if len(ious) else np.full(STEPS, np.nan)
 
@@ -57,3 +57,8 @@ class CamSweep:
         scores = self.curve()[1:]
         step = int(np.argmax(scores))
         return float(scores[step]), (step + 1) / STEPS
+
+
+def _at_least(counts_CS: np.ndarray) -> np.ndarray:
+    """Pixels whose value reaches each step."""
+    return counts_CS[:, ::-1].cumsum(1)[:, ::-1]

@@ -34,23 +34,25 @@ def learn_discriminants(
         labels_PK: the classes that each photo shows, from 1; 0 where it has fewer labels.
     """
     token_SE = token_SE.float()
+    shows_PC = torch.zeros(len(labels_PK), classes, dtype=torch.bool, device=token_SE.device)
+    stranger_CS = ~shows_PC.scatter_(1, labels_PK, True).t()[:, photo_S]  # tokens of photos without the class
+    stranger_C = stranger_CS.sum(1)
+    stranger_mean_CE = stranger_CS.float() @ token_SE / stranger_C.clamp_min(1)[:, None]
     kept_S = class_S >= 0
     for _ in range(ROUNDS):
         mean_CE, spread_EE = _moments(token_SE[kept_S], class_S[kept_S], classes)
-        against_background_CE = _solve(spread_EE, mean_CE - mean_CE[0])
+        directions = _solve(spread_EE, torch.cat([mean_CE - mean_CE[0], mean_CE - stranger_mean_CE]))
+        lead_CS, alike_CS = (directions @ token_SE.t()).chunk(2)  # over background, and over strangers
         kept_S = class_S == 0
         for label in class_S[class_S > 0].unique().tolist():
             candidates = (class_S == label).nonzero()[:, 0]
-            stranger_S = ~(labels_PK == label).any(1)[photo_S]
-            count = int(stranger_S.sum())
-            if count:
-                mean_E = stranger_S.float() @ token_SE / count
-                alike_S = token_SE @ _solve(spread_EE, (mean_CE[label] - mean_E)[None])[0]
-                least = alike_S[stranger_S].kthvalue(int(STRANGERS * count) + 1).values
+            lead_S, alike_S, strangers = lead_CS[label], alike_CS[label], int(stranger_C[label])
+            if strangers:
+                least = alike_S[stranger_CS[label]].kthvalue(int(STRANGERS * strangers) + 1).values
                 own = candidates[alike_S[candidates] >= least]
                 candidates = own if len(own) else candidates
-            lead = token_SE[candidates] @ against_background_CE[label]
-            kept_S[candidates[lead.topk(max(1, int(KEPT * len(lead)))).indices]] = True
+            best = lead_S[candidates].topk(max(1, int(KEPT * len(candidates)))).indices
+            kept_S[candidates[best]] = True
     return fisher_discriminants(token_SE[kept_S], class_S[kept_S], classes)
 
 
