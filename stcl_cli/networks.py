@@ -194,8 +194,9 @@ def _as_described(
 
 
 def _untrained(config: AnyConfig) -> AnyConfig:
-    """Where every weight comes from a checkpoint, none is downloaded or read from elsewhere."""
-    return replace(config, pretrained=False, weights=None, **({"init": None} if hasattr(config, "init") else {}))
+    """Where every weight comes from a checkpoint, none is downloaded or read from elsewhere, and none is learnt."""
+    init = {"init": None} if hasattr(config, "init") else {}
+    return replace(config, pretrained=False, weights=None, checkpointing=False, **init)
 
 
 def _path(name: str | None) -> Path | None:

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from stcl_cli.config import SegtrainConfig, TrainConfig, check_values
+from stcl_cli.config import RefineConfig, SegtrainConfig, TrainConfig, check_values
 
 CONFIG = TrainConfig(images="photos", labels="labels.csv", output="run")
 
@@ -31,9 +31,20 @@ def test_the_defaults_are_right():
         {"rescale": [1.0]},
         {"rescale": [1.0, 2.0, 3.0]},
         {"list": 3},
+        {"lr": 0},
+        {"lr": float("inf")},
+        {"rescale": [1.0, float("nan")]},
     ],
 )
 def test_a_value_of_another_kind_is_named(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=f"^{name} is "):
         check_values(replace(CONFIG, **wrong))
+
+
+@pytest.mark.parametrize("confidence", [0, 1])
+def test_bounds_that_are_no_values_themselves(confidence):
+    config = RefineConfig(cams="cams", images="photos", output="masks")
+    check_values(config)
+    with pytest.raises(ValueError, match=r"^confidence is "):
+        check_values(replace(config, confidence=confidence))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from types import UnionType
@@ -25,20 +26,28 @@ def check_given(config_class: type, given: Mapping[str, Any]) -> None:
             continue
         value, meta = given[item.name], item.metadata
         values = value if isinstance(value, list | tuple) else [value]
-        low, high = meta.get("range", {}).get("min"), meta.get("range", {}).get("max")
         there = len(values) > 0 or not item.default  # no list that has to hold something is empty
         right = (
             there
             and _is_of(value, hints[item.name])
-            and all(
-                (low is None or part is None or part >= low)
-                and (high is None or part is None or part <= high)
-                and ("choices" not in meta or part in meta["choices"])
-                for part in values
-            )
+            and all(part is None or _is_within(part, **meta["range"]) for part in values if "range" in meta)
+            and all(part in meta["choices"] for part in values if "choices" in meta)
         )
         if not right:
             raise ValueError(f"{item.name} is {value!r}"[:80])
+
+
+def _is_within(
+    number: float,
+    min: float | None = None,
+    max: float | None = None,
+    min_open: bool = False,
+    max_open: bool = False,
+) -> bool:
+    """Whether a number is finite and in a range, whose names are click's."""
+    above = min is None or (number > min if min_open else number >= min)
+    below = max is None or (number < max if max_open else number <= max)
+    return math.isfinite(number) and above and below
 
 
 def _is_of(value: Any, hint: Any) -> bool:

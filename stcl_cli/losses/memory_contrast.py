@@ -94,7 +94,7 @@ def _classes_to_read(anchor_AE: Tensor, class_A: Tensor, bank: BankView) -> Tens
 
 
 def _log_mean(scores_AN: Tensor, log_weight_AN: Tensor, mask_AN: Tensor) -> Tensor:
-    """log( sum over the mask of weight e^score / sum over the mask of weight ), (A); 0 where the mask is empty."""
+    """log( sum of weight e^score / sum of weight ) over the mask, (A); any number where the mask is empty."""
     log_weight_AN = torch.where(mask_AN, log_weight_AN, -torch.inf)
     empty_A = ~mask_AN.any(1)
     log_weight_AN = log_weight_AN.masked_fill(empty_A[:, None], 0.0)  # -inf - -inf would be NaN, in the gradient too

@@ -91,7 +91,7 @@ def _bilateral_features(photos: Sequence[np.ndarray | Tensor], params: CrfParams
     return [torch.cat(both) for both in zip(places, colours, strict=True)]
 
 
-@lru_cache(maxsize=4)  # photos of one size often come together
+@lru_cache(maxsize=4)  # of the position's and of the bilateral width, for the lattices below
 def _position_features(H: int, W: int, width: float, device: torch.device) -> Tensor:
     y, x = torch.arange(H, device=device), torch.arange(W, device=device)
     return _divide(torch.stack([x.repeat(H), y.repeat_interleave(W)]).float(), width)
@@ -101,7 +101,7 @@ def _divide(x: Tensor, width: float) -> Tensor:
     return x / x.new_full((), width)  # by a number, CUDA would multiply by 1 / width
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)  # photos of one size often come together, upright or not; 55 MB of 768 x 1024 pixels
 def _position_lattice(sizes: tuple[tuple[int, int], ...], width: float, device: torch.device) -> Lattice:
     return build_lattice([_position_features(H, W, width, device) for H, W in sizes])
 
