@@ -32,16 +32,22 @@ class Stcl(nn.Module):
     """Classification from patch tokens by global max pooling and a bias-free linear layer (ToCo, Ru et al. 2023, 3.1).
 
     `classifier` reads the last block and `classifier_aux` the auxiliary one; the same weights applied to every patch
-    token give the class activation maps. `student` and `teacher` project class tokens for class token contrast,
-    `decoder` is the segmentation branch (C + 1 scores, background first), `memory` the memory bank, made with the
-    arguments of that name; None: none.
+    token give the class activation maps. With `contrast` a `student` and a `teacher` project class tokens for class
+    token contrast, with `segmentation` a `decoder` is the segmentation branch (C + 1 scores, background first), and
+    `memory` is the memory bank, made with the arguments of that name; None: none.
 
     With `top_share` a class score is the mean of that share of the tokens, the ones that activate the class most, in
     place of max pooling (ours): many tokens get a gradient, so a ViT learns from scratch.
     """
 
     def __init__(
-        self, backbone: Backbone, classes: int, top_share: float = 0.0, memory: dict[str, Any] | None = None
+        self,
+        backbone: Backbone,
+        classes: int,
+        top_share: float = 0.0,
+        memory: dict[str, Any] | None = None,
+        contrast: bool = False,
+        segmentation: bool = False,
     ) -> None:
         super().__init__()
         self.backbone, self.top_share = backbone, top_share
@@ -49,9 +55,9 @@ class Stcl(nn.Module):
         self.classifier_aux = nn.Linear(backbone.width, classes, bias=False)
         for layer in (self.classifier, self.classifier_aux):
             nn.init.trunc_normal_(layer.weight, std=0.02)
-        self.student = ProjectionHead(backbone.width)
-        self.teacher = TeacherHead(self.student)
-        self.decoder = LargeFov(backbone.width, classes + 1)
+        self.student = ProjectionHead(backbone.width) if contrast else None
+        self.teacher = TeacherHead(self.student) if contrast else None
+        self.decoder = LargeFov(backbone.width, classes + 1) if segmentation else None
         self.memory = MemoryBank(classes + 1, backbone.width, **memory) if memory else None
 
     def logits(self, tokens: Tokens) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,14 @@ def build_stcl(config: TrainConfig, classes: int) -> Stcl:
         "adaptive": config.memory_update == "adaptive",
         "half_life": max(1, config.memory_half_life * config.iterations),
     }
-    return Stcl(backbone, classes, config.top_share, memory if config.memory_slots else None)
+    return Stcl(
+        backbone,
+        classes,
+        config.top_share,
+        memory if config.memory_slots else None,
+        contrast=config.w_class > 0,
+        segmentation=config.w_seg > 0,
+    )
 
 
 def load_stcl(path: Path) -> tuple[Stcl, CheckpointInfo, TrainConfig]:

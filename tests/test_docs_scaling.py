@@ -73,7 +73,7 @@ def bytes_of(model, names):
 @pytest.mark.parametrize("more", [{}, TOCO], ids=["default", "toco"])
 def test_what_a_step_sends(more):
     results = run_ranks(2, sent_in_a_step, replace(TINY, **more))
-    model = build_stcl(TINY, CLASSES)
+    model = build_stcl(replace(TINY, **more), CLASSES)
     width = model.backbone.width
     for losses, gradients, entries, learnt in results:
         assert learnt == trained(model, more)
@@ -91,7 +91,7 @@ def test_what_a_step_sends(more):
 @pytest.fixture(scope="module")
 def vit_b():
     with torch.device("meta"):
-        return build_stcl(DEFAULT, 20)
+        return build_stcl(replace(DEFAULT, **TOCO), 20)
 
 
 def test_the_page_says_so_of_vit_b(vit_b):
@@ -115,7 +115,7 @@ def efficiency(gpus, photos, bandwidth, gradients):
     compute = photos / 145 * 1000
     ring = 2 * (gpus - 1) / gpus * gradients / bandwidth
     memory = (gpus - 1) * photos * 2.5 * 3092e-6 / bandwidth
-    small = 11 * 0.02 * math.log2(gpus)
+    small = 8 * 0.02 * math.log2(gpus)
     return compute / (compute + ring + memory + small)
 
 

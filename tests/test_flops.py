@@ -50,7 +50,7 @@ def export(width, depth):
 @pytest.fixture(params=SIZES)
 def network(request):
     with torch.device("meta"):  # no values: the large one too is made at once
-        model = build_stcl(replace(TRAIN, backbone=request.param), CLASSES)
+        model = build_stcl(replace(TOCO, backbone=request.param), CLASSES)
     return model, *SIZES[request.param]
 
 

@@ -142,6 +142,25 @@ def test_with_a_layer_decay_each_block_learns_slower_than_the_next_one():
     assert rates[id(model.classifier.weight)] == pytest.approx(1e-3)
 
 
+def test_heads_are_there_for_losses_that_are_on():
+    def heads(**weights):
+        return {name.split(".")[0] for name in build_stcl(replace(TRAIN, **weights), 2).state_dict()} & {
+            "student",
+            "teacher",
+            "decoder",
+        }
+
+    assert heads() == set()
+    assert heads(w_class=0.5) == {"student", "teacher"}
+    assert heads(w_seg=0.1) == {"decoder"}
+
+
+def test_a_loaded_network_keeps_what_it_computes(run):
+    folder, model = run
+    save(folder, model, "train", asdict(replace(TRAIN, checkpointing=True)))
+    assert not load_stcl(folder)[0].backbone.vit.grad_checkpointing
+
+
 @pytest.mark.parametrize(("build", "config"), [(build_stcl, TRAIN), (build_segmenter, SEGTRAIN)])
 def test_checkpointing_gives_the_same_gradients_and_keeps_less(build, config, tmp_path):
     torch.manual_seed(0)

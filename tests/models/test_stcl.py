@@ -8,7 +8,7 @@ from stcl_models.stcl import Stcl, rescale, resize, to_map
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return Stcl(Backbone("stcl_tiny"), 3, memory={"slots": 4}).eval().requires_grad_(False)
+    return Stcl(Backbone("stcl_tiny"), 3, memory={"slots": 4}, segmentation=True).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
