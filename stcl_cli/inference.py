@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stcl_cli.cams import gather_slots, normalise_cams
-from stcl_cli.formats.cams import CAM_STRIDE, Affinity
+from stcl_cli.formats.cams import CAM_STRIDE
 from stcl_cli.memory import fuse, memory_maps
 from stcl_cli.refine.walk import local_affinity
 from stcl_cli.runtime import Runtime
@@ -91,8 +91,8 @@ def _together(cam: PhotoCams, index: int) -> Any:
 
 
 @torch.inference_mode()
-def photo_affinities(model: Stcl, runtime: Runtime, photos: Sequence[np.ndarray]) -> list[Affinity]:
-    """How alike the patches of each photo are to those around them, seen at twice its size: where objects end.
+def photo_affinities(model: Stcl, runtime: Runtime, photos: Sequence[np.ndarray]) -> list[Tensor]:
+    """How alike the patches of each photo are to those around them (h,w,J), seen at twice its size: where objects end.
 
     By the memory's tokens, from two thirds of the depth: later ones know classes better, but not where an object ends.
     At the photo's own size a walk over patches only blurs: measured, it lost what it won at twice the size. Photos as
@@ -102,11 +102,7 @@ def photo_affinities(model: Stcl, runtime: Runtime, photos: Sequence[np.ndarray]
     images = rescale(model.backbone.normalise(_to_batch(photos, patch, runtime)), AFFINITY_SCALE, patch)
     with runtime.autocast():
         tokens = model.backbone(images)
-    found = []
-    for key_ND in tokens.key_BND:
-        index, similarity = local_affinity(key_ND, tokens.grid)
-        found.append(Affinity(index.cpu().numpy(), similarity.cpu().numpy()))
-    return found
+    return [local_affinity(key_ND, tokens.grid) for key_ND in tokens.key_BND]
 
 
 @torch.inference_mode()

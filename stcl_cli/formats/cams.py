@@ -1,8 +1,8 @@
 """CAM files: the activation maps of one photo as a compact safetensors file.
 
 Tensors: `cam` uint8 (K, h, w), 255 = 1.0, at about a quarter of the photo's size; where it was asked for, the affinity
-of patches as `affinity.index` and `affinity.similarity`. Metadata: one string, `stcl`, of JSON (one, because
-safetensors writes several in random order).
+of patches, `affinity` uint8 (h', w', J). Metadata: one string, `stcl`, of JSON (one, because safetensors writes several
+in random order).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import math
 import os
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,15 +28,7 @@ from stcl_cli.watch import reading
 
 FORMAT, VERSION = "cam", 1
 _FIELDS = {"format", "version", "classes", "labels", "size", "source", "scores", "crc32"}
-_INDEX, _SIMILARITY = "affinity.index", "affinity.similarity"
 CAM_STRIDE = 4  # kept at a quarter of the photo: a ViT's CAM has a 16th, and interpolation gives the quarter back
-
-
-class Affinity(NamedTuple):
-    """J patches for each patch of a grid of h x w to walk to (`stcl_cli.refine.walk.local_affinity`)."""
-
-    index_hwJ: np.ndarray  # int32, which patches, row by row
-    similarity_hwJ: np.ndarray  # float32 in 0..1, how alike; kept in 8 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +42,8 @@ class CamFile:
         size: (H, W) of the photo, upright.
         source: "given" or "predicted": where the labels come from.
         scores: classifier probabilities, of the K labels or of all classes; or none.
-        affinity: which patches are alike, if it was asked for.
+        affinity_hwJ: how alike each patch is to the J = 1, 9, 25 ... around it, float32 in 0..1
+            (`stcl_cli.refine.walk.local_affinity`), if it was asked for.
 
     Raises:
         ValueError: fields that do not fit each other.
@@ -62,7 +55,7 @@ class CamFile:
     size: tuple[int, int]
     source: str = "given"
     scores: tuple[float, ...] = ()
-    affinity: Affinity | None = None
+    affinity_hwJ: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         cam, labels = self.cam_KHW, list(self.labels)
@@ -77,12 +70,11 @@ class CamFile:
         _require(not cam.size or (cam.min() >= 0 and cam.max() <= 1), "maps in 0..1")  # False for NaN
         _require(self.source in ("given", "predicted"), "a source 'given' or 'predicted'")
         _require(len(self.scores) in (0, len(labels), len(self.classes)), "a score a label or a class")
-        if self.affinity is not None:
-            index, similarity = self.affinity
-            _require(index.ndim == 3 and index.size > 0 and index.shape == similarity.shape, "an affinity of patches")
-            patches = index.shape[0] * index.shape[1]
-            _require(index.min() >= 0 and index.max() < patches, "an affinity within its grid")
-            _require(similarity.min() >= 0 and similarity.max() <= 1, "an affinity in 0..1")
+        if (affinity := self.affinity_hwJ) is not None:
+            _require(affinity.ndim == 3 and affinity.size > 0, "an affinity of patches")
+            side = math.isqrt(affinity.shape[2])
+            _require(side**2 == affinity.shape[2] and side % 2 == 1, "an affinity to a square around each patch")
+            _require(affinity.min() >= 0 and affinity.max() <= 1, "an affinity in 0..1")
 
     def full_size(self, rows: slice | None = None) -> np.ndarray:
         """The maps at the photo's own size, or these rows of them: (K, rows, W) float32 in 0..1, bilinear."""
@@ -97,16 +89,14 @@ def _require(fits: bool, what: str) -> None:
 
 
 def write_cam(path: str | os.PathLike[str], cam: CamFile) -> None:
-    """Write a CAM file, atomically; the same CAM gives the same bytes. Maps are reduced and rounded to 8 bits.
+    """Write a CAM file, atomically; the same CAM gives the same bytes. Maps are reduced, all is rounded to 8 bits.
 
     Raises:
         StclError: `path` cannot be written.
     """
     tensors = {"cam": _quantised(cam)}
-    if cam.affinity is not None:
-        index, similarity = cam.affinity
-        narrow = np.min_scalar_type(index.shape[0] * index.shape[1])  # 16 bits for all but huge photos
-        tensors[_INDEX], tensors[_SIMILARITY] = index.astype(narrow), np.rint(similarity * 255).astype(np.uint8)
+    if cam.affinity_hwJ is not None:
+        tensors["affinity"] = np.rint(cam.affinity_hwJ * 255).astype(np.uint8)
     header = {
         "format": FORMAT,
         "version": VERSION,
@@ -149,15 +139,11 @@ def read_cam(path: str | os.PathLike[str]) -> CamFile:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not iterable itself
         if crc32 := header.pop("crc32", None):  # other tools may leave it out
             _require(crc32 == checksum(to_json(header), tensors), "the bytes it was written with")
-        cam = tensors.pop("cam")
+        cam, affinity = tensors.pop("cam"), tensors.pop("affinity", None)
         _require(cam.dtype == np.uint8, "maps of 8 bits")
+        _require(affinity is None or affinity.dtype == np.uint8, "an affinity of 8 bits")
         _require(isinstance(header["classes"], list), "a list of classes")
-        affinity = None
-        if _INDEX in tensors:
-            index, similarity = tensors.pop(_INDEX), tensors.pop(_SIMILARITY)
-            _require(index.dtype.kind in "ui" and similarity.dtype == np.uint8, "an affinity of 8 bits")
-            affinity = Affinity(index.astype(np.int32), similarity.astype(np.float32) / 255)
-        _require(not tensors, f"no tensors but cam, {_INDEX} and {_SIMILARITY}")
+        _require(not tensors, "no tensors but cam and affinity")
         return CamFile(
             classes=check_classes(header["classes"], shown(path)),
             labels=tuple(header["labels"]),
@@ -165,7 +151,7 @@ def read_cam(path: str | os.PathLike[str]) -> CamFile:
             size=tuple(header["size"]),
             source=header["source"],
             scores=tuple(map(float, header["scores"])),
-            affinity=affinity,
+            affinity_hwJ=None if affinity is None else affinity.astype(np.float32) / 255,
         )
     except StclError as error:
         raise PhotoError(str(error)) from error

@@ -125,9 +125,9 @@ def _scores(
     maps = torch.from_numpy(source.cam_KHW).to(device)
     if "affinity" not in config.method:
         return with_background(_resize(maps, size), config.background)
-    index, similarity = (torch.from_numpy(array).to(device) for array in source.affinity)
-    on_patches = with_background(_resize(maps, index.shape[:2]), config.background)
-    walked = random_walk(on_patches.flatten(0, 1), index, similarity, config.walk_steps, config.walk_sharpness)
+    similarity = torch.from_numpy(source.affinity_hwJ).to(device)
+    on_patches = with_background(_resize(maps, similarity.shape[:2]), config.background)
+    walked = random_walk(on_patches.flatten(0, 1), similarity, config.walk_steps, config.walk_sharpness)
     return _resize(walked, size).view(*on_patches.shape[:2], *size)
 
 

@@ -16,7 +16,7 @@ from stcl_cli.data.labels import match_labels, none_matched, read_labels
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.data.pixels import photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
-from stcl_cli.formats.cams import Affinity, CamFile, write_cam
+from stcl_cli.formats.cams import CamFile, write_cam
 from stcl_cli.formats.files import output_path
 from stcl_cli.formats.photo_labels import add_photo_labels
 from stcl_cli.formats.runs import Failures
@@ -76,7 +76,7 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
             size=photo_size(photo.path),
             source="given" if config.labels else "predicted",
             scores=tuple(probability[list(found.labels)].tolist()),
-            affinity=found.affinity,
+            affinity_hwJ=found.affinity_hwJ and found.affinity_hwJ(),
         )
         path = output_path(folder, photo.name, ".safetensors")
         write_cam(path, file)
@@ -101,7 +101,7 @@ class _Found(NamedTuple):
     labels: tuple[int, ...]
     cam_Khw: Callable[[], np.ndarray]  # waits for a GPU
     probability_C: Callable[[], np.ndarray]
-    affinity: Affinity | None
+    affinity_hwJ: Callable[[], np.ndarray] | None
 
 
 def _find(
@@ -114,7 +114,7 @@ def _find(
     """What the network says of (photo, labels); without labels they are predicted."""
     photos = [pixels for pixels, _ in inputs]
     cams = photo_cams(model, runtime, photos, config.scales)
-    affinities = photo_affinities(model, runtime, photos) if config.affinity else [None] * len(photos)
+    affinities = map(fetch, photo_affinities(model, runtime, photos)) if config.affinity else [None] * len(photos)
     labels = [
         tuple((cam.probability_C >= config.threshold).nonzero().flatten().tolist()) if given is None else given
         for cam, (_, given) in zip(cams, inputs, strict=True)

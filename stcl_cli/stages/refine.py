@@ -102,7 +102,7 @@ def _look_for_affinity(path: Path, method: str) -> None:
     if path.suffix == ".png":
         raise StclError(f"{shown(path)}: is a mask, which {NO_AFFINITY_IN_MASKS}")
     try:
-        lacks = read_cam(path).affinity is None
+        lacks = read_cam(path).affinity_hwJ is None
     except PhotoError:  # skipped in its turn
         return
     if lacks:
@@ -167,7 +167,7 @@ class _Work(Dataset):
         if cam.size != full:
             height, width = cam.size
             raise PhotoError(f"{shown(path)}: is of a photo of {width} x {height}, not of this one; run stcl cam again")
-        if "affinity" in self.config.method and cam.affinity is None:
+        if "affinity" in self.config.method and cam.affinity_hwJ is None:
             raise PhotoError(f"{shown(path)}: {NO_AFFINITY}")
         return _named(cam, path, self.classes), pixels
 

@@ -88,7 +88,7 @@ def test_affinity_is_kept_on_request(run):
     settings = {"threshold": 0.0}
     for affinity in (False, True):
         files = [read_cam(item["output"]) for item in run(**settings, affinity=affinity, overwrite=True)[1]]
-        assert [file.affinity is not None for file in files] == [affinity] * 3
+        assert [file.affinity_hwJ is not None for file in files] == [affinity] * 3
 
 
 def test_a_photo_that_memory_is_too_small_for_is_skipped_and_named(run, monkeypatch, tmp_path):

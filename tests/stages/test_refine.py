@@ -9,7 +9,7 @@ from PIL import Image
 
 from stcl_cli.config import RefineConfig
 from stcl_cli.errors import StclError
-from stcl_cli.formats.cams import Affinity, CamFile, read_cam, write_cam
+from stcl_cli.formats.cams import CamFile, read_cam, write_cam
 from stcl_cli.formats.masks import read_mask, write_mask
 from stcl_cli.formats.runs import read_jsonl, write_config
 from stcl_cli.stages import refine
@@ -27,9 +27,10 @@ def folder(tmp_path):
     for name in NAMES:
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels_HW3).save(tmp_path / "photos" / f"{name}.png")
-        # 2 x 3 patches; the left ones are alike, the middle ones are like nothing
-        affinity = Affinity(np.array([[[0, 3], [1, 4], [2, 5]]] * 2, np.int32), np.ones((2, 3, 2), np.float32))
-        cam = CamFile(classes=("cat", "dog"), labels=(1,), cam_KHW=cam_KHW, size=(8, 12), affinity=affinity)
+        # 2 x 3 patches, each like those above and below it
+        affinity = np.zeros((2, 3, 9), np.float32)
+        affinity[..., 1::3] = 1
+        cam = CamFile(classes=("cat", "dog"), labels=(1,), cam_KHW=cam_KHW, size=(8, 12), affinity_hwJ=affinity)
         write_cam(tmp_path / "cams" / f"{name}.safetensors", cam)
     (tmp_path / "cams" / "classes.txt").write_text("cat\ndog\n")
     return tmp_path
@@ -150,11 +151,11 @@ def test_no_cams(folder):
 def test_cams_without_affinity(folder):
     names = sorted((folder / "cams").rglob("*.safetensors"))
     for name in names[1:]:
-        write_cam(name, replace(read_cam(name), affinity=None))
+        write_cam(name, replace(read_cam(name), affinity_hwJ=None))
     assert run(folder, method="affinity,crf")[0].skipped == 1
     (record,) = read_jsonl(folder / "out" / "failed.jsonl")
     assert "make it with stcl cam --affinity" in record["reason"]
-    write_cam(names[0], replace(read_cam(names[0]), affinity=None))
+    write_cam(names[0], replace(read_cam(names[0]), affinity_hwJ=None))
     with pytest.raises(StclError, match="make it with stcl cam --affinity"):
         run(folder, method="affinity", output=str(folder / "none"))
     assert not (folder / "none").exists()
