@@ -75,10 +75,12 @@ def region_embeddings(key_BND: Tensor, masks_BRN: Tensor, background_E: Tensor) 
     as background, and so leaves the class's memory. No gradient goes through these weights.
     """
     with torch.no_grad():
-        unlike_BN = (1 - key_BND.float() @ background_E).clamp(0, 1) ** PURITY
+        unlike_BN = (1 - key_BND.float() @ background_E).clamp(1e-7, 1) ** PURITY
         masks_BRN = torch.cat([masks_BRN[:, :1], masks_BRN[:, 1:] * unlike_BN[:, None]], 1)
-    # Of a region that is all like background little is left, of which the direction counts.
-    return F.normalize(torch.bmm(masks_BRN, key_BND.float()), dim=-1, eps=1e-18)
+        # Of a region that is all like background little is left, of which the direction counts: times a power of two,
+        # which rounds nothing, lest the squares in its norm vanish.
+        masks_BRN = torch.ldexp(masks_BRN, -masks_BRN.amax(2, keepdim=True).frexp().exponent)
+    return F.normalize(torch.bmm(masks_BRN, key_BND.float()), dim=-1)
 
 
 def region_quality(maps_BKhw: Tensor, masks_BRN: Tensor, probability_BK: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ def test_what_is_like_background_leaves_a_label_s_region_but_not_background_s():
     assert embedding[0] @ water > 0.95
 
 
-@pytest.mark.parametrize("apart", [1e-3, 1e-4])
+@pytest.mark.parametrize("apart", [1e-3, 1e-4, 1e-6, 0.0])
 def test_an_embedding_has_unit_length_also_where_all_is_like_background(apart):
     background = F.normalize(torch.tensor([1.0, 0, 0]), dim=0)
     key = F.normalize(torch.tensor([[[1.0, (2 * apart) ** 0.5, 0]]]), dim=-1)
