@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from stcl_cli.console import warn
-from stcl_cli.errors import EXIT_ERROR, StclError
+from stcl_cli.errors import EXIT_ERROR, StclError, first_line
 from stcl_cli.launch import launch
 
 BEAT = 2.0  # seconds between signs of life
@@ -73,7 +73,7 @@ def joined(device: torch.device) -> Iterator[None]:
         dist.init_process_group(backend, rank=started.rank, world_size=started.ranks, timeout=MEETING)
         watch = _Watch(started.rank, started.ranks)
     except (RuntimeError, ValueError) as error:
-        raise StclError(f"the {started.ranks} processes did not find together ({_line(error)})") from error
+        raise StclError(f"the {started.ranks} processes did not find together ({first_line(error)})") from error
     watch.start()
     try:
         _check_own_gpu(device)
@@ -120,16 +120,13 @@ class _Watch(threading.Thread):
     def say_why(self, error: BaseException) -> None:
         """Leave word for the others."""
         with suppress(RuntimeError):
-            self.store.compare_set("stopped", "", f"process {self.rank} stopped ({_line(error)})")  # the first counts
+            reason = f"process {self.rank} stopped ({first_line(error)})"
+            self.store.compare_set("stopped", "", reason)  # the first counts
 
     def _end(self, reason: str) -> None:
         if not self.leaving.is_set():
             warn(f"process {self.rank} of {self.ranks}: {reason}, so this one ends too; go on with --resume")
             os._exit(EXIT_ERROR)
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 # ---- together -------------------------------------------------------------------------------------------------------
@@ -143,7 +140,9 @@ def _together(function: Callable[..., Result]) -> Callable[..., Result]:
         try:
             return function(*arguments)
         except RuntimeError as error:
-            raise StclError(f"another process of this run has ended; go on with --resume ({_line(error)})") from error
+            raise StclError(
+                f"another process of this run has ended; go on with --resume ({first_line(error)})"
+            ) from error
 
     return call
 

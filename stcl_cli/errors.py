@@ -13,6 +13,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
+def first_line(error: BaseException) -> str:
+    """What a library says went wrong, without what it adds below; its class where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class StclError(Exception):
     """Something the user can cure. The message is one line that names the file and the cure.
 

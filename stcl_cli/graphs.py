@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stcl_cli.console import warn
+from stcl_cli.errors import first_line
 
 # Said once of parameters that were met while recording, on a stream of its own: nothing is lost by it.
 warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
@@ -121,8 +122,7 @@ def _recorded(record: Callable[[], None]) -> bool:
     try:
         record()
     except RuntimeError as error:  # also too little memory
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        warn(f"kernels are launched one by one, as they cannot be recorded: {reason}")
+        warn(f"kernels are launched one by one, as they cannot be recorded: {first_line(error)}")
         return False
     return True
 
