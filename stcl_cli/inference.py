@@ -59,7 +59,8 @@ def label_maps(
 ) -> list[Tensor]:
     """Maps (K,h,w) in 0..1 of each photo's `labels`: the mean of both classifiers' CAMs, guided by the memory.
 
-    The mean of the last and of the auxiliary CAM is ours: neither is the better one on every data set.
+    The mean of the last and of the auxiliary CAM is ours: neither is the better one on every data set. The memory's
+    maps are probabilities, not stretched to 0..1 as those that teach in training: measured, it makes no difference.
     """
     groups: dict[Any, list[int]] = {}
     for index, cam in enumerate(cams):
