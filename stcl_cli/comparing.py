@@ -33,6 +33,11 @@ class TrueClasses(NamedTuple):
     predicted: int
 
     @property
+    def own(self) -> tuple[str, ...]:
+        """What a true mask's values from 1 on are called."""
+        return tuple(self.names[value - 1] for value in self.values[1:])
+
+    @property
     def reordered(self) -> bool:
         return not np.array_equal(self.values, np.arange(len(self.values)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,10 @@ import torch
 from stcl_cli.cam_sweep import CamSweep
 from stcl_cli.comparing import TrueClasses, in_values_of, true_classes
 from stcl_cli.config import SegtrainConfig, TrainConfig, Training
+from stcl_cli.console import warn
 from stcl_cli.data.labels import Labels, match_labels
 from stcl_cli.data.outputs import match_outputs, no_mask
-from stcl_cli.data.photo_masks import read_photo_mask
+from stcl_cli.data.photo_masks import read_photo_mask, sample_masks
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.data.pixels import read_photo
 from stcl_cli.distributed import rank, ranks, sum_over_ranks
@@ -53,7 +55,7 @@ def cam_validation(
         raise StclError(
             f"{config.labels}: has labels of none of the photos to measure on, those with a mask in {config.val_masks}"
         )
-    true = true_classes(classes, config.val_masks)
+    true = _true_classes(classes, masks, config)
 
     def maps_of(photo: Photo, pixels: np.ndarray) -> np.ndarray:
         cams = photo_cams(model, runtime, [pixels], config.cam_scales)
@@ -69,7 +71,7 @@ def cam_validation(
 
         skipped = _measure(masks, config, true, tell, maps_of, add)
         sweep.counts = sum_over_ranks(torch.from_numpy(sweep.counts)).numpy()
-        miou, threshold = sweep.best()
+        miou, threshold = sweep.best() if sweep.counts[1:].any() else (math.nan, math.nan)
         return {"miou": miou, "background": threshold, "skipped": missing + skipped}
 
     return measure
@@ -82,7 +84,7 @@ def segmentation_validation(
     if not _measures(config):
         return None
     masks, missing = _photos_with_masks(config)
-    true = true_classes(classes, config.val_masks)
+    true = _true_classes(classes, masks, config)
     count = len(true.names)
 
     def labels_of(photo: Photo, pixels: np.ndarray) -> np.ndarray:
@@ -97,7 +99,8 @@ def segmentation_validation(
             np.add(total, confusion_matrix(truth, predicted, count + 1), out=total)
 
         skipped = _measure(masks, config, true, tell, labels_of, add)
-        miou = mean_iou(sum_over_ranks(torch.from_numpy(total)).numpy())
+        matrix = sum_over_ranks(torch.from_numpy(total)).numpy()
+        miou = mean_iou(matrix) if matrix[1:].any() else math.nan
         return {"miou": miou, "skipped": missing + skipped}
 
     return measure
@@ -122,6 +125,18 @@ def _photos_with_masks(config: Training) -> tuple[dict[Photo, Path], list[tuple[
         without = (photo.name for photo in photos if photo.name not in masks)
         missing = missing + [(name, f"no mask in {config.val_masks}") for name in without]
     return {photo: masks[photo.name] for photo in photos if photo.name in masks}, missing
+
+
+def _true_classes(classes: tuple[str, ...], masks: Mapping[Photo, Path], config: Training) -> TrueClasses:
+    """StclError if no true mask can be used or holds a class: background alone would call the first checkpoint best."""
+    true = true_classes(classes, config.val_masks)
+    looked_at = sample_masks(list(masks), {photo.name: path for photo, path in masks.items()}, true.own)
+    if looked_at.blank:
+        text = f"{shown(config.val_masks)}: no class in the {looked_at.masks} masks looked at"
+        if looked_at.masks == len(masks):
+            raise StclError(f"{text}; classes have the values 1 to 254, and 255 is ignored")
+        warn(text)
+    return true
 
 
 def _measure(

@@ -1,15 +1,19 @@
 """Measuring in training where memory is too small; the figures themselves are tested with the stages."""
 
+import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from stcl_cli import validation
 from stcl_cli.config import SegtrainConfig, TrainConfig
+from stcl_cli.data import photo_masks
 from stcl_cli.data.labels import read_labels
 from stcl_cli.data.photos import list_photos
 from stcl_cli.errors import StclError
+from stcl_cli.formats.masks import read_mask, write_mask
 from stcl_cli.networks import load_segmenter, load_stcl
 from stcl_cli.runtime import make_runtime
 
@@ -102,6 +106,35 @@ def test_what_is_listed_and_cannot_be_measured_on_is_named(trained, tmp_path):
             skipped = measure(lambda text: None)["skipped"]
             assert [name for name, _ in skipped] == names
     assert dict(skipped)["a"] == f"no mask in {tmp_path / 'truth'}"
+
+
+def blank(trained, folder):
+    """True masks as other tools write them: 255 for what is shown."""
+    for path in (trained.root / "truth").rglob("*.png"):
+        copy = folder / "truth" / path.relative_to(trained.root / "truth")
+        write_mask(copy, np.where(read_mask(path) > 0, 255, 0).astype(np.uint8))
+    return str(folder / "truth")
+
+
+@pytest.mark.parametrize("stage", ["train", "segtrain"])
+def test_true_masks_without_a_class_are_refused(trained, tmp_path, monkeypatch, capsys, stage):
+    given = {"images": str(trained.photos), "output": "", "val_masks": blank(trained, tmp_path)}
+    runtime, classes = make_runtime("cpu"), ("cat", "dog")
+
+    def validate():
+        if stage == "segtrain":
+            config = SegtrainConfig(masks="", **given)
+            return validation.segmentation_validation(load_segmenter(trained.seg)[0], config, runtime, classes)
+        table = read_labels(str(trained.root / "labels.csv"), classes)
+        config = TrainConfig(labels="", cam_scales=(1.0,), **given)
+        return validation.cam_validation(load_stcl(trained.run)[0], config, runtime, classes, table)
+
+    with pytest.raises(StclError, match=r"truth: no class in the 3 masks looked at; classes have the values 1"):
+        validate()
+    monkeypatch.setattr(photo_masks, "SAMPLE", 2)  # of many masks a sample is not all
+    measure = validate()
+    assert "no class in the 2 masks looked at" in capsys.readouterr().err
+    assert math.isnan(measure(lambda text: None)["miou"])  # never the best
 
 
 def test_cams_are_measured_as_they_are_exported(trained, monkeypatch):

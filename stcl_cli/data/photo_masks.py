@@ -65,6 +65,11 @@ class MaskTally:
         if not values[1:IGNORE].any():
             self.all_background.append(name)
 
+    @property
+    def blank(self) -> bool:
+        """Whether no mask holds a class."""
+        return len(self.all_background) == self.masks
+
     def share(self, value: int) -> float:
         """The share of a value in the pixels of all masks."""
         return float(self.pixels[value] / max(self.pixels.sum(), 1))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stcl_cli.config import CamConfig
-from stcl_cli.console import meter
+from stcl_cli.console import meter, warn
 from stcl_cli.data.labels import match_labels, none_matched, read_labels
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.data.pixels import photo_size, read_photo
@@ -24,7 +24,7 @@ from stcl_cli.inference import fetch, label_maps, photo_affinities, photo_cams
 from stcl_cli.networks import compile_blocks, load_stcl
 from stcl_cli.pipeline import Pipeline
 from stcl_cli.runtime import Runtime, make_runtime
-from stcl_cli.stages.output import Done, Result, finish, nobody, open_folder, skip
+from stcl_cli.stages.output import Done, Outcomes, Result, finish, nobody, open_folder, skip
 from stcl_cli.within_memory import Network
 from stcl_models.stcl import Stcl
 
@@ -84,17 +84,15 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
         return {"image": photo.name, "output": path, "classes": names, "source": file.source}
 
     work = Pipeline(read, compute, write, model.backbone.patch_size, trained.max_side)
-    empty = 0
+    outcomes = Outcomes(failures, done)
     with meter("cam", len(wanted), len(wanted) - len(todo)) as gauge:
         for photo, outcome in work.run(todo, runtime.device, config.workers):
-            if isinstance(outcome, PhotoError):
-                skip(failures, [(photo.name, outcome)])
-            else:
-                empty += not outcome["classes"]
-                done(outcome)
+            outcomes.add(photo, outcome)
             gauge.advance()
-    made = len(wanted) + len(skipped) - len(failures)
-    return finish(folder, failures, made, "CAMs", ("refine", folder, "--images", config.images, "-o", "MASKS"), empty)
+    if outcomes.made and outcomes.made == outcomes.without_class and not config.labels:
+        warn(f"no class of any photo reaches --threshold {config.threshold}: lower it, or train longer")
+    then = ("refine", folder, "--images", config.images, "-o", "MASKS")
+    return finish(folder, outcomes, len(wanted) + len(skipped), "CAMs", then)
 
 
 class _Found(NamedTuple):

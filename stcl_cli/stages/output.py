@@ -16,7 +16,7 @@ from stcl_cli.console import detail, say
 from stcl_cli.data.photo_masks import count_values
 from stcl_cli.data.photos import Photo
 from stcl_cli.data.pixels import read_photo
-from stcl_cli.errors import StclError
+from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.classes import BACKGROUND, CLASSES, write_classes
 from stcl_cli.formats.files import output_path, shown
 from stcl_cli.formats.images import write_jpeg
@@ -110,17 +110,38 @@ def take_folder(
     return folder
 
 
-def finish(
-    folder: Path, failures: Failures, made: int, what: str, then: tuple[str | Path, ...], empty: int = 0
-) -> Result:
-    """Say how many outputs there are, of which this run made `empty` ones that show no class.
+class Outcomes:
+    """What became of each photo in this run: told to `done`, or recorded as skipped."""
+
+    def __init__(self, failures: Failures, done: Done) -> None:
+        self.failures, self.done = failures, done
+        self.made = self.without_class = 0
+
+    def add(self, photo: Photo, outcome: Mapping[str, Any] | PhotoError) -> None:
+        """An item for Done, with its `classes`, or why there is none."""
+        if isinstance(outcome, PhotoError):
+            skip(self.failures, [(photo.name, outcome)])
+            return
+        self.made += 1
+        self.without_class += not outcome["classes"]
+        self.done(outcome)
+
+
+def finish(folder: Path, outcomes: Outcomes, wanted: int, what: str, then: tuple[str | Path, ...]) -> Result:
+    """Say how many outputs there are, of the `wanted` ones of this process, and how many show no class.
 
     Raises:
         StclError: there are none, as all inputs were skipped: nothing can follow.
     """
+    failures = outcomes.failures
     failures.merge()
-    say(f"{made} {what} in {folder}" + (f", {empty} of them without any class" if empty else ""))
-    if failures.reasons and not made and failures.shard == ALL:  # other shards may have made some
+    there = wanted - len(failures)
+    text = f"{there} {what} in {folder}" if failures.shard == ALL else f"{there} {what} of this share in {folder}"
+    if outcomes.without_class:
+        which = "of them" if outcomes.made == there else f"of the {outcomes.made} made now"
+        text += f", {outcomes.without_class} {which} without any class"
+    say(text)
+    if failures.reasons and not there and failures.shard == ALL:  # other shards may have made some
         name, reason = next(iter(failures.reasons.items()))
         raise StclError(
             f"{shown(folder)}: none of {len(failures)} inputs could be used; the first, {shown(name)}: {reason}"

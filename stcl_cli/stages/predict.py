@@ -20,7 +20,7 @@ from stcl_cli.inference import best_labels, fetch, photo_scores
 from stcl_cli.networks import compile_blocks, load_segmenter
 from stcl_cli.pipeline import Pipeline
 from stcl_cli.runtime import make_runtime
-from stcl_cli.stages.output import Done, MaskFolder, Result, finish, nobody, skip
+from stcl_cli.stages.output import Done, MaskFolder, Outcomes, Result, finish, nobody, skip
 from stcl_cli.strips import argmax_at_size
 from stcl_cli.within_memory import Network
 
@@ -62,18 +62,13 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
         return folder.write(photo, mask)
 
     work = Pipeline(read, compute, write, model.multiple, trained.max_side)
-    empty = 0
+    outcomes = Outcomes(folder.failures, done)
     with meter("predict", len(photos), len(photos) - len(todo)) as gauge:
         for photo, outcome in work.run(todo, runtime.device, config.workers):
-            if isinstance(outcome, PhotoError):
-                skip(folder.failures, [(photo.name, outcome)])
-            else:
-                empty += not outcome["classes"]
-                done(outcome)
+            outcomes.add(photo, outcome)
             gauge.advance()
-    made = len(photos) + len(missing) - len(folder.failures)
     then = ("export", folder.path, "--to", "coco", "-o", "OUT")
-    return finish(folder.path, folder.failures, made, "masks", then, empty)
+    return finish(folder.path, outcomes, len(photos) + len(missing), "masks", then)
 
 
 def _smallest(scores_KHW: Tensor, max_side: int) -> Tensor:

@@ -28,7 +28,7 @@ from stcl_cli.formats.masks import read_mask
 from stcl_cli.formats.runs import made_by_stcl, read_config
 from stcl_cli.refine.chain import HardLabels, dense_crf_of, refine_masks
 from stcl_cli.runtime import cores, pick_device
-from stcl_cli.stages.output import Done, MaskFolder, Result, finish, nobody, skip
+from stcl_cli.stages.output import Done, MaskFolder, Outcomes, Result, finish, nobody, skip
 from stcl_cli.threads import DECODERS, thread_pool
 from stcl_cli.watch import Readers
 from stcl_cli.within_memory import CPU, if_it_fits, too_large
@@ -74,19 +74,14 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
     readers = Readers(workers)
     # A DataLoader gives what is wanted here: one process a core with one thread each, results in order, bounded.
     loader = DataLoader(work, batch_size=None, num_workers=workers, worker_init_fn=readers.start)
-    empty = 0
+    results = Outcomes(folder.failures, done)
     with meter("refine", len(jobs), len(jobs) - len(todo)) as gauge:
         for outcomes in readers.batches(loader, SLOWEST):
             for photo, outcome in outcomes:
-                if isinstance(outcome, PhotoError):
-                    skip(folder.failures, [(photo.name, outcome)])
-                else:
-                    empty += not outcome["classes"]
-                    done(outcome)
+                results.add(photo, outcome)
             gauge.advance(len(outcomes))
     then = ("segtrain", config.images, "--masks", folder.path, *_init(cams), "-o", "SEG")
-    made = len(jobs) + len(skipped) - len(folder.failures)
-    return finish(folder.path, folder.failures, made, "masks", then, empty)
+    return finish(folder.path, results, len(jobs) + len(skipped), "masks", then)
 
 
 def _init(cams: Path) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
     check_same("photos and masks", *classes, *(photo.name for photo in with_mask))
     looked_at = sample_masks(with_mask, masks, classes)
     say(looked_at.describe())
-    if len(looked_at.all_background) == looked_at.masks:
+    if looked_at.blank:
         if looked_at.masks == len(with_mask):
             raise StclError(
                 f"{config.masks}: its masks are all background (0) or ignored (255): there is nothing to learn; an "

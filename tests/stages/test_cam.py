@@ -46,9 +46,14 @@ def test_without_labels_the_classifier_s(run, capsys):
     assert [item["classes"] for item in run(threshold=0.0)[1]] == [["cat", "dog"]] * 3
     items = run(threshold=1.0, overwrite=True)[1]
     assert [(item["classes"], item["source"]) for item in items] == [([], "predicted")] * 3
-    first, second = (line for line in capsys.readouterr().err.splitlines() if line.startswith("3 CAMs in "))
+    said = capsys.readouterr().err
+    first, second = (line for line in said.splitlines() if line.startswith("3 CAMs in "))
     assert not first.endswith("without any class")
     assert second.endswith(", 3 of them without any class")
+    assert said.count("no class of any photo reaches --threshold 1.0: lower it") == 1
+    items[1]["output"].unlink()
+    run(threshold=1.0, resume=True)
+    assert ", 1 of the 1 made now without any class" in capsys.readouterr().err
 
 
 def test_resume_and_what_is_skipped(run, tmp_path):
