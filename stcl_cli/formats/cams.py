@@ -21,7 +21,7 @@ import safetensors.numpy
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.checksum import checksum
 from stcl_cli.formats.classes import check_classes
-from stcl_cli.formats.files import atomic_write, shown, to_json
+from stcl_cli.formats.files import atomic_write, check_readable, shown, to_json
 from stcl_cli.formats.images import MAX_PIXELS
 from stcl_cli.strips import resized_rows
 from stcl_cli.watch import reading
@@ -134,6 +134,7 @@ def read_cam(path: str | os.PathLike[str]) -> CamFile:
         with reading(path):
             if not os.path.isfile(path):
                 raise PhotoError(f"{shown(path)}: there is no such file; {cure}")
+            check_readable(path)
             with safetensors.safe_open(path, framework="np") as file:
                 header = _header(path, (file.metadata() or {}).get("stcl", "null"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not iterable itself

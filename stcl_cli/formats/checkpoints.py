@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checksum import checksum
 from stcl_cli.formats.classes import check_classes
-from stcl_cli.formats.files import atomic_write, shown, utf8_path
+from stcl_cli.formats.files import atomic_write, check_readable, shown, utf8_path
 
 FORMAT = 1
 _SLOTS = {"step", "exp_avg", "exp_avg_sq"}  # of AdamW
@@ -135,6 +135,7 @@ def find_checkpoint(path: Path) -> Path:
 def open_checkpoint(path: Path, stage: str) -> Checkpoint:
     """Read the header. StclError if the file is no checkpoint of `stage`."""
     path = find_checkpoint(path)
+    check_readable(path)
     try:
         with utf8_path(path) as readable, safe_open(readable, "pt") as file:
             meta = json.loads((file.metadata() or {})["stcl"])

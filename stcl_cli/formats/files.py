@@ -124,6 +124,15 @@ def read_text(path: str | os.PathLike[str], undecodable: str = "strict") -> str:
         raise StclError(f"{shown(path)} line {line}: is no UTF-8 text ({error.reason}); save it as UTF-8") from error
 
 
+def check_readable(path: str | os.PathLike[str]) -> None:
+    """StclError, with the system's reason, for a file that may not be read: safetensors says that it is not there."""
+    try:
+        with open(path, "rb"):
+            return
+    except OSError as error:
+        raise StclError(f"{shown(path)}: cannot be read ({error.strerror}); check its permissions") from error
+
+
 def decode(data: bytes, undecodable: str = "strict") -> str:
     """`read_text` of bytes already read, such as stdin's."""
     is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -69,10 +70,16 @@ def check_same(folder: Path, command: str, values: Mapping[str, Any], sources: M
     before, made_from = read_config(folder, command)[1], _folders_of(folder)
     same = {name for name, value in made_from.items() if sources.get(name) == value}  # by whatever path
     for name, value in json.loads(to_json(values)).items():
-        if name not in FREE_ON_RESUME | same and before.get(name) != value:
+        old = before.get(name)
+        if name not in FREE_ON_RESUME | same and old != value:
+            cure = f"go on with --config {shlex.quote(shown(folder))}"
+            paths = name not in made_from and isinstance(old, str) and isinstance(value, str)
+            if paths and Path(value).exists() and not Path(old).exists():
+                link = f"ln -s {shlex.quote(shown(os.path.abspath(value)))} {shlex.quote(shown(old))}"
+                cure = f"if that has moved, give it its old name too ({link}) and go on with that"
             raise StclError(
-                f"{shown(folder / CONFIG)}: was started with {name} = {before.get(name)}, not {value}; "
-                f"go on with --config {shlex.quote(shown(folder))}, do it anew with --overwrite, or give another -o"
+                f"{shown(folder / CONFIG)}: was started with {name} = {old}, not {value}; {cure}, do it anew with "
+                "--overwrite, or give another -o"
             )
     for name in made_from:
         if name not in same:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stcl_cli.errors import PhotoError, StclError
+from stcl_cli.formats import files
 from stcl_cli.formats.cams import CamFile, read_cam, write_cam
 
 VOC = tuple(f"class {i}" for i in range(20))
@@ -238,6 +239,16 @@ def test_wrong_tensors(tmp_path):
     for tensors, reason in cases:
         write_raw(tmp_path / "x", **tensors)
         assert_refused(tmp_path / "x", reason)
+
+
+def test_a_file_that_may_not_be_read(tmp_path, cam, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    write_cam(tmp_path / "x", cam)
+    monkeypatch.setattr(files, "open", refuse, raising=False)
+    with pytest.raises(PhotoError, match=r"x: cannot be read \(Permission denied\); check its permissions"):
+        read_cam(tmp_path / "x")
 
 
 def test_files_that_are_something_else(tmp_path):

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from stcl_cli.errors import StclError
+from stcl_cli.formats import files
 from stcl_cli.formats.checkpoints import CheckpointInfo, find_checkpoint, open_checkpoint, save_checkpoint
 
 INFO = CheckpointInfo("train", 7, ("bär", "cat"), {"lr": 1e-3, "scales": [1.0, 0.5], "list": None})
@@ -74,6 +75,15 @@ def test_best_goes_before_last_and_a_file_may_be_named(file, tmp_path):
     assert not any(name.startswith("optimizer.") for name in load_file(best))
     with pytest.raises(StclError, match=r"gone: no checkpoint there .*; train first"):
         find_checkpoint(tmp_path / "gone")
+
+
+def test_a_checkpoint_that_may_not_be_read(file, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files, "open", refuse, raising=False)
+    with pytest.raises(StclError, match=r"last.safetensors: cannot be read \(Permission denied\); check"):
+        open_checkpoint(file, "train")
 
 
 def test_a_checkpoint_of_another_stage(file):

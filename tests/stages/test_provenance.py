@@ -110,6 +110,16 @@ def test_folders_may_be_called_otherwise_later(here):
         cam(resume=True)
 
 
+def test_photos_that_have_moved(here):
+    """Their folder is not one of stcl's, so nothing tells that it is the same: a link does."""
+    train({"a": ["cat"]})
+    (here / "photos").mkdir(exist_ok=True)
+    (here / "photos").rename(here / "my photos")
+    moved = TrainConfig(images="my photos", labels="labels.csv", output="run")
+    with pytest.raises(StclError, match=r"images = photos, not my photos; if that has moved, .*my photos' photos\)"):
+        take_folder(moved, "train", True)
+
+
 def test_a_run_that_is_named_by_its_checkpoint_is_noticed_too(here):
     checkpoint = "run/checkpoints/best.safetensors"
     train()
