@@ -5,6 +5,7 @@ Both take normalised images whose sides are multiples of `multiple` and give sco
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
@@ -57,13 +58,15 @@ class SmpSegmenter(nn.Module):
                 own |= _any_size(encoder)
             if weights is not None:  # timm's loading of a part of a network, below, lets files of other networks pass
                 load_backbone_weights(timm.create_model(encoder, num_classes=0), encoder, weights)
-            self.net = smp.create_model(
-                arch,
-                encoder_name=f"tu-{encoder}",
-                encoder_weights=True if pretrained or weights is not None else None,
-                classes=classes + 1,
-                **own,
-            )
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Encoder does not have prefix tokens")  # dpt's, which needs none
+                self.net = smp.create_model(
+                    arch,
+                    encoder_name=f"tu-{encoder}",
+                    encoder_weights=True if pretrained or weights is not None else None,
+                    classes=classes + 1,
+                    **own,
+                )
             config = timm.models.get_pretrained_cfg(encoder)
         except BackboneError:
             raise

@@ -42,7 +42,7 @@ def match_outputs(folder: str | os.PathLike[str], suffix: str, photos: Sequence[
         if twin != path:
             orphans.append((f"{name}{path.suffix}", f"{shown(path)}: {shown(twin.name)} beside it is read instead"))
         elif path not in used:
-            orphans.append((name, f"{shown(path)}: there is no photo of this name"))
+            orphans.append((name, f"{shown(path)}: there is no photo of this name; delete it if that is gone"))
     return Outputs(by_photo, orphans)
 
 

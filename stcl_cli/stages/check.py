@@ -19,12 +19,11 @@ from stcl_cli.data.pixels import has_frames, photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.classes import find_classes
 from stcl_cli.formats.files import shown, some
-from stcl_cli.stages.output import Result
+from stcl_cli.stages.output import NAMED, Result
 from stcl_cli.threads import DECODERS, thread_pool
 
 SIDE = 512  # to which photos are reduced while reading, as in training: JPEGs decode faster so
 NEARLY_BLACK = 32  # of 255: 10 or 12 bits in the lower part of 16 are all below
-NAMED = 10  # skipped inputs that are named on stderr; --verbose and --json name all
 
 
 class _Look(NamedTuple):

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from stcl_cli.cam_sweep import CamSweep
 from stcl_cli.comparing import TrueClasses, compare_cam, compare_mask, read_truth, true_classes
 from stcl_cli.config import EvalConfig
-from stcl_cli.console import meter, say, say_table, warn
+from stcl_cli.console import detail, meter, say, say_table, warn
 from stcl_cli.data.outputs import has_files, match_outputs
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.errors import PhotoError, StclError
@@ -21,7 +21,7 @@ from stcl_cli.formats.classes import find_classes
 from stcl_cli.formats.files import output_path, shown, some
 from stcl_cli.formats.masks import IGNORE, read_mask
 from stcl_cli.metrics import iou_per_class, mean_iou
-from stcl_cli.stages.output import Result
+from stcl_cli.stages.output import NAMED, Result
 
 
 def run(config: EvalConfig) -> Result:
@@ -43,11 +43,12 @@ def run(config: EvalConfig) -> Result:
     elif len(found) < len(truths):
         without = [truth.name for truth in truths if truth.name not in files]
         warn(f"{len(without)} of {len(truths)} true masks have no prediction and are left out: {some(without)}")
+    skipped = _Skipped()
     for name, reason in missing:
-        warn(f"skipped {shown(name)}: {reason}")
+        skipped.add(f"{shown(name)}: {reason}")
     classes = _classes(config)
     measure = _measure_cams if suffix == ".safetensors" else _measure_masks
-    summary, matrix, skipped = measure(found, classes, config)
+    summary, matrix = measure(found, classes, config, skipped)
     if not matrix.any():
         raise StclError(f"{shown(config.truth)}: its true masks are 255, ignored, everywhere; nothing can be measured")
     per_class = dict(zip(("background", *classes.names), iou_per_class(matrix).tolist(), strict=True))
@@ -59,7 +60,23 @@ def run(config: EvalConfig) -> Result:
             f"{shown(config.truth)}: no true mask holds a class, so only background is measured; classes have the "
             "values 1 to 254, and 255 is ignored"
         )
-    return Result(summary=summary, skipped=skipped + len(missing))
+    skipped.say_how_many()
+    return Result(summary=summary, skipped=skipped.count)
+
+
+class _Skipped:
+    """What is left out: the first of it named on stderr, all with --verbose."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, what: object) -> None:
+        self.count += 1
+        (warn if self.count <= NAMED else detail)(f"skipped {what}")
+
+    def say_how_many(self) -> None:
+        if self.count > NAMED:
+            warn(f"skipped {self.count:,} in all; --verbose names each")
 
 
 def _classes(config: EvalConfig) -> TrueClasses:
@@ -74,11 +91,11 @@ def _classes(config: EvalConfig) -> TrueClasses:
 
 
 def _measure_masks(
-    found: list[tuple[Photo, Path]], classes: TrueClasses, config: EvalConfig
-) -> tuple[dict[str, Any], np.ndarray, int]:
+    found: list[tuple[Photo, Path]], classes: TrueClasses, config: EvalConfig, skipped: _Skipped
+) -> tuple[dict[str, Any], np.ndarray]:
     count = len(classes.names)
     matrix = np.zeros((count + 1, count + 2), np.int64)
-    images = skipped = ignored = 0
+    images = ignored = 0
     with meter("eval", len(found)) as gauge:
         for truth, path in found:
             try:
@@ -87,10 +104,10 @@ def _measure_masks(
                 ignored += int(np.count_nonzero((mask == IGNORE) & (true != IGNORE)))
                 images += 1
             except PhotoError as error:
-                warn(f"skipped: {error}")
-                skipped += 1
+                skipped.add(error)
             gauge.advance()
     if not images:
+        skipped.say_how_many()
         raise StclError(f"{shown(config.predictions)}: none of its masks could be measured")
     summary = {
         "miou": mean_iou(matrix),
@@ -99,29 +116,29 @@ def _measure_masks(
         "unknown_predictions": int(matrix[:, -1].sum()) - (0 if config.ignore_predictions else ignored),
         "ignored_predictions_count_as": "left out" if config.ignore_predictions else "errors",
     }
-    return summary, matrix, skipped
+    return summary, matrix
 
 
 def _measure_cams(
-    found: list[tuple[Photo, Path]], classes: TrueClasses, config: EvalConfig
-) -> tuple[dict[str, Any], np.ndarray, int]:
+    found: list[tuple[Photo, Path]], classes: TrueClasses, config: EvalConfig, skipped: _Skipped
+) -> tuple[dict[str, Any], np.ndarray]:
     sweep = CamSweep(len(classes.names))
-    images = skipped = 0
+    images = 0
     with meter("eval", len(found)) as gauge:
         for truth, path in found:
             try:
                 compare_cam(path, read_cam(path), read_truth(truth.path, classes), sweep, classes.names)
                 images += 1
             except PhotoError as error:
-                warn(f"skipped: {error}")
-                skipped += 1
+                skipped.add(error)
             gauge.advance()
     if not images:
+        skipped.say_how_many()
         raise StclError(f"{shown(config.predictions)}: none of its CAM files could be measured")
     miou, background = sweep.best()
     summary = {"miou": miou, "images": images, "ignored_predictions": 0, "unknown_predictions": 0}
     summary["best_background"] = background
-    return summary, sweep.confusion(round(background * 100)), skipped
+    return summary, sweep.confusion(round(background * 100))
 
 
 def _print_table(summary: dict[str, Any]) -> None:

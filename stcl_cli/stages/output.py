@@ -37,6 +37,7 @@ from stcl_cli.launch import Shard, find_shard
 from stcl_cli.pictures import overlay
 from stcl_cli.stages.provenance import check_classes, check_overlays, check_overwrite, check_same, sources_of
 
+NAMED = 10  # skipped inputs that check and eval name on stderr; with --verbose all
 OVERLAY_SIDE = 1024  # pixels at most: overlays are to look at
 
 # Called with each finished item, {"image": name, "output": path, ...}, as soon as it is on disk.

@@ -161,7 +161,10 @@ class _Work(Dataset):
             return HardLabels(read_photo_mask(path, photo, pixels.shape[:2], len(self.classes)), full), pixels
         if cam.size != full:
             height, width = cam.size
-            raise PhotoError(f"{shown(path)}: is of a photo of {width} x {height}, not of this one; run stcl cam again")
+            raise PhotoError(
+                f"{shown(path)}: is of a photo of {width} x {height}, not of this one; delete it and run stcl cam "
+                "--resume"
+            )
         if "affinity" in self.config.method and cam.affinity_hwJ is None:
             raise PhotoError(f"{shown(path)}: {NO_AFFINITY}")
         return _named(cam, path, self.classes), pixels

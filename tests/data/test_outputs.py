@@ -60,7 +60,7 @@ def test_a_folder_that_is_called_like_a_file_and_none_at_all(match, tmp_path):
 def test_an_orphan_is_named_with_its_path(tmp_path):
     (tmp_path / "a.png").touch()
     ((_, reason),) = match_outputs(tmp_path, ".png", []).orphans
-    assert reason == f"{tmp_path / 'a.png'}: there is no photo of this name"
+    assert reason == f"{tmp_path / 'a.png'}: there is no photo of this name; delete it if that is gone"
 
 
 def test_of_two_files_of_one_name_the_other_is_told(match, tmp_path):

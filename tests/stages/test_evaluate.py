@@ -109,3 +109,15 @@ def test_eval_without_a_common_name(tmp_path):
     write_mask(tmp_path / "pred" / "y.png", np.zeros((2, 2), np.uint8))
     with pytest.raises(StclError, match="pred"):
         evaluate.run(EvalConfig(predictions=str(tmp_path / "pred"), truth=str(tmp_path / "truth")))
+
+
+def test_of_many_that_are_skipped_some_are_named(tmp_path, capsys):
+    for number in range(14):
+        write_mask(tmp_path / "truth" / f"{number:02}.png", np.ones((2, 2), np.uint8))
+        write_mask(tmp_path / "pred" / f"{number:02}.png", np.ones((2, 3 - (number == 0)), np.uint8))
+    (tmp_path / "pred" / "classes.txt").write_text("cat\n")
+    config = EvalConfig(predictions=str(tmp_path / "pred"), truth=str(tmp_path / "truth"))
+    assert evaluate.run(config).skipped == 13
+    said = capsys.readouterr().err
+    assert said.count("but the true mask is 2 x 2") == 10
+    assert "skipped 13 in all; --verbose names each" in said

@@ -109,7 +109,7 @@ def test_a_cam_without_a_photo_and_one_of_another_shape_are_skipped(folder):
         run(folder)
     reasons = {record["image"]: record["reason"] for record in read_jsonl(folder / "out" / "failed.jsonl")}
     assert "there is no photo of this name" in reasons["a"]
-    assert "is of a photo of 12 x 8, not of this one; run stcl cam again" in reasons["sub dir/bär 01"]
+    assert "is of a photo of 12 x 8, not of this one; delete it and run stcl cam" in reasons["sub dir/bär 01"]
 
 
 def test_classes_of_cams_are_known_by_their_names(folder):
