@@ -74,21 +74,28 @@ class Pipeline(Generic[Output, Item]):
 
         eager = eager_threads() if device.type == "cuda" else nullcontext()
         with eager, thread_pool(threads) as readers, thread_pool(threads) as writers:
-            while True:
-                # As many as were computed are read anew: all at once, they would keep Python's lock from the network.
-                for photo in islice(waiting, 2 * window - len(ahead)):
-                    ahead.append(_Job(photo, readers.submit(self.read, photo)))
-                    jobs.append(ahead[-1])
-                if not ahead:
-                    break
-                batch = self._next_batch(list(islice(ahead, window)), most)
-                taken = set(map(id, batch))
-                ahead = deque(job for job in ahead if id(job) not in taken)
-                self._compute(batch, write, writers, free)
-                while jobs and jobs[0].result and jobs[0].result.done():
+            try:
+                while True:
+                    # As many as were computed are read anew: all at once, they would keep Python's lock from the
+                    # network.
+                    for photo in islice(waiting, 2 * window - len(ahead)):
+                        ahead.append(_Job(photo, readers.submit(self.read, photo)))
+                        jobs.append(ahead[-1])
+                    if not ahead:
+                        break
+                    batch = self._next_batch(list(islice(ahead, window)), most)
+                    taken = set(map(id, batch))
+                    ahead = deque(job for job in ahead if id(job) not in taken)
+                    self._compute(batch, write, writers, free)
+                    while jobs and jobs[0].result and jobs[0].result.done():
+                        yield jobs.popleft().outcome()
+                while jobs:
                     yield jobs.popleft().outcome()
-            while jobs:
-                yield jobs.popleft().outcome()
+            except KeyboardInterrupt:  # what is being written is told too: a run that goes on does not make it again
+                for job in jobs:
+                    if job.result:
+                        yield job.outcome()
+                raise
 
     def _compute(
         self, batch: list[_Job], write: Callable[..., Item], writers: ThreadPoolExecutor, free: Semaphore

@@ -230,7 +230,7 @@ def test_of_processes_that_were_started_together_none_ends_with_a_code_that_ends
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="has no /dev/full")
 def test_a_full_disk_behind_stdout_is_one_line(tmp_path):
-    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    Image.new("RGB", (2, 2), "white").save(tmp_path / "a.png")
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "stcl_cli", "check", str(tmp_path), "--json", "-q"]
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)

@@ -1,4 +1,5 @@
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -116,3 +117,23 @@ def test_what_is_held_is_bounded_and_outcomes_come_early():
         assert work.reading <= 2 * pipeline.WINDOW
         waiting.set()
         assert len(list(outcomes)) == 99
+
+
+def test_what_was_written_when_a_run_is_stopped_is_told_before_it_ends():
+    """Photo 0 and 2 of one size are written, 1 and 3 of another one not yet computed, when Ctrl-C comes."""
+
+    class Stopped(Work):
+        def compute(self, photos, pixels):
+            if self.batches:
+                raise KeyboardInterrupt
+            return super().compute(photos, pixels)
+
+        def write(self, photo, output):
+            time.sleep(0.1)  # still under way
+            return super().write(photo, output)
+
+    work, told = Stopped((16, 16), (32, 32), (16, 16), (32, 32)), []
+    with pytest.raises(KeyboardInterrupt):
+        for photo, _ in Pipeline(work.read, work.compute, work.write, 16, 64).run(photos_of(4), CPU, 2):
+            told.append(photo.name)
+    assert told == ["0", "2"]

@@ -78,4 +78,4 @@ class Training(Compute, Folder):
         "Write checkpoints/last.safetensors every N iterations. [default: a tenth of the run, at most 500]",
         range=COUNT,
     )
-    log_every: int = option(20, "Write metrics.jsonl every N iterations.", range=COUNT)
+    log_every: int = option(20, "Write metrics.jsonl every N iterations, and with each checkpoint.", range=COUNT)
