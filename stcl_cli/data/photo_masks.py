@@ -74,11 +74,12 @@ class MaskTally:
         """The share of a value in the pixels of all masks."""
         return float(self.pixels[value] / max(self.pixels.sum(), 1))
 
-    def describe(self) -> str:
-        """The essentials, in a line."""
+    def describe(self, total: int) -> str:
+        """The essentials, in a line; `total` is how many masks there are."""
         found = int((self.holding[1 : len(self.classes) + 1] > 0).sum())
+        which = f"{self.masks:,}" if self.masks == total else f"{self.masks:,} of {total:,}"
         return (
-            f"{self.masks:,} masks looked at: {self.share(0):.1%} of the pixels background, {self.share(IGNORE):.1%} "
+            f"{which} masks looked at: {self.share(0):.1%} of the pixels background, {self.share(IGNORE):.1%} "
             f"ignored (255), {found} of {len(self.classes)} classes in them"
         )
 

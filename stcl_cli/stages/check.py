@@ -23,7 +23,7 @@ from stcl_cli.stages.output import NAMED, Result
 from stcl_cli.threads import DECODERS, thread_pool
 
 SIDE = 512  # to which photos are reduced while reading, as in training: JPEGs decode faster so
-NEARLY_BLACK = 32  # of 255: 10 or 12 bits in the lower part of 16 are all below
+NEARLY_BLACK = 32  # of 255: 10 or 12 bits in the lower part of 16 are all below, but for a few broken pixels
 
 
 class _Look(NamedTuple):
@@ -100,7 +100,8 @@ def _looks(photos: Sequence[Photo], masks: dict[str, Path], classes: int) -> Ite
         size = values = None
         seen: dict[str, bool] = {}
         try:
-            seen["nearly_black"] = bool(read_photo(photo.path, SIDE).max() < NEARLY_BLACK)
+            pixels_HW3 = read_photo(photo.path, SIDE)
+            seen["nearly_black"] = bool((pixels_HW3.max(2) >= NEARLY_BLACK).mean() < 0.001)
             seen["several_frames"] = has_frames(photo.path)
             size = photo_size(photo.path)
             if photo.name in masks:
@@ -158,7 +159,7 @@ def _report(summary: dict[str, Any], found: Inventory | None) -> None:
         names = masks["all_background"]
         warn(f"{_count(names, 'mask')} all background (0) or ignored (255): {some(names)}")
     if names := summary["nearly_black"]:
-        warn(f"{_count(names, 'photo')} nearly black: {some(names)}; multiply 12-bit values in 16-bit files by 16")
+        warn(f"{_count(names, 'photo')} nearly black: {some(names)}; if they are 12 bits in files of 16, times 16")
     if names := summary["several_frames"]:
         warn(f"{_count(names, 'photo')} the first of several pages or frames: {some(names)}; save each as a file")
     skipped = summary["skipped"]

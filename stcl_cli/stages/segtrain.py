@@ -44,7 +44,7 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
     classes = find_classes(config.classes, Path(config.masks))
     check_same("photos and masks", *classes, *(photo.name for photo in with_mask))
     looked_at = sample_masks(with_mask, masks, classes)
-    say(looked_at.describe())
+    say(looked_at.describe(len(with_mask)))
     if looked_at.blank:
         if looked_at.masks == len(with_mask):
             raise StclError(

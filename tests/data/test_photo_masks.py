@@ -43,9 +43,10 @@ def test_tally():
         "ignored": round(2 / 12, 6),
         "all_background": ["c", "d"],
     }
-    assert tally.describe() == (
+    assert tally.describe(4) == (
         "4 masks looked at: 41.7% of the pixels background, 16.7% ignored (255), 2 of 3 classes in them"
     )
+    assert tally.describe(5000).startswith("4 of 5,000 masks looked at: ")
 
 
 def test_no_masks_have_shares_of_nothing():

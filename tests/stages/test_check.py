@@ -85,14 +85,16 @@ def test_photos_alone(folder):
 def test_photos_of_which_little_is_seen(folder):
     """12 bits in the lowest part of 16, and more pages than one: both are read, but not as their maker meant it."""
     twelve_bits = np.full((9, 9), 4095, np.uint16)
-    Image.fromarray(twelve_bits).save(folder / "photos" / "dim.png")
+    with_a_broken_pixel = np.pad(twelve_bits, ((0, 40), (0, 40)), mode="edge")
+    with_a_broken_pixel[20, 20] = 65_535
+    Image.fromarray(with_a_broken_pixel).save(folder / "photos" / "dim.png")
     Image.fromarray(twelve_bits * 16).save(folder / "photos" / "scaled.png")
     pages = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
     pages[0].save(folder / "photos" / "stack.tif", save_all=True, append_images=pages[1:])
     summary = run(folder).summary
     assert (summary["nearly_black"], summary["several_frames"]) == (["dim"], ["stack"])
     result = CliRunner().invoke(main, ["check", str(folder / "photos")])
-    assert "1 photo is nearly black: dim; multiply 12-bit values" in result.stderr
+    assert "1 photo is nearly black: dim; if they are 12 bits in files of 16" in result.stderr
     assert "1 photo is the first of several pages or frames: stack; save each" in result.stderr
 
 
