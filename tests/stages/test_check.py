@@ -274,7 +274,7 @@ def test_segtrain_looks_at_some_masks_first(folder, stderr_of):
     config = SegtrainConfig(
         images=str(folder / "photos"), masks=str(folder / "masks"), output=str(folder / "seg"), device="cpu"
     )
-    assert "2 masks looked at: 89.3% of the pixels background, 3.6% ignored (255), 1 of 2 classes" in stderr_of(
+    assert "2 of 3 masks looked at: 89.3% of the pixels background, 3.6% ignored (255), 1 of 2 classes" in stderr_of(
         segtrain, config
     )
     write_mask(folder / "masks" / "a.png", np.zeros((2, 2), np.uint8))
