@@ -18,6 +18,10 @@ from stcl_cli.formats.masks import IGNORE, read_mask
 from stcl_cli.metrics import confusion_matrix
 from stcl_cli.strips import strips
 
+ONLY_BACKGROUND = (
+    "no true mask holds a class, so only background is measured; classes have the values 1 to 254, and 255 is ignored"
+)
+
 
 class TrueClasses(NamedTuple):
     """What the values of true masks are called, and are in the order of what is measured.

@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Column, Table
 
 from stcl_cli.cam_sweep import CamSweep
-from stcl_cli.comparing import TrueClasses, compare_cam, compare_mask, read_truth, true_classes
+from stcl_cli.comparing import ONLY_BACKGROUND, TrueClasses, compare_cam, compare_mask, read_truth, true_classes
 from stcl_cli.config import EvalConfig
 from stcl_cli.console import detail, meter, say, say_table, warn
 from stcl_cli.data.outputs import has_files, match_outputs
@@ -56,10 +56,7 @@ def run(config: EvalConfig) -> Result:
     summary |= {"per_class": {name: None if math.isnan(iou) else iou for name, iou in per_class.items()}}
     _print_table(summary)
     if not matrix[1:].any():
-        warn(
-            f"{shown(config.truth)}: no true mask holds a class, so only background is measured; classes have the "
-            "values 1 to 254, and 255 is ignored"
-        )
+        warn(f"{shown(config.truth)}: {ONLY_BACKGROUND}")
     skipped.say_how_many()
     return Result(summary=summary, skipped=skipped.count)
 

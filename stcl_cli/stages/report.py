@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stcl_cli.comparing import TrueClasses, read_truth, true_classes
+from stcl_cli.comparing import ONLY_BACKGROUND, TrueClasses, read_truth, true_classes
 from stcl_cli.config import CheckConfig, ReportConfig, TrainConfig
 from stcl_cli.console import meter, say, warn
 from stcl_cli.data.inventory import take_inventory
@@ -47,6 +47,8 @@ def run(config: ReportConfig, done: Done = nobody) -> Result:
     photos = [photo for photo in photos if any(photo.name in column.files for column in columns)]
     truth = _truth(config.truth, photos, known) if config.truth and known else None
     reasons = reasons + survey(photos, columns, truth)
+    if truth and truth.seen and truth.tally.blank:
+        warn(f"{shown(config.truth or '')}: {ONLY_BACKGROUND}")
     groups, undrawn = choose(photos, columns, truth, config)
     memory_of, memories, forgotten = _memories(outputs, config)
     page = Page(

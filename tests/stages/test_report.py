@@ -155,3 +155,10 @@ def test_a_truth_of_other_classes(written, world):
     with pytest.raises(StclError, match=re.escape("a.png: holds class 9, but 2 are known")):
         written(truth=str(world / "truth"))
     assert not (world / "report.html").exists()
+
+
+def test_a_truth_without_a_class_is_told(written, world, capsys):
+    for name in NAMES:
+        write_mask(world / "blank" / f"{name}.png", np.zeros((24, 32), np.uint8))
+    written(truth=str(world / "blank"))
+    assert "blank: no true mask holds a class, so only background is measured" in capsys.readouterr().err
