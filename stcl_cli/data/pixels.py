@@ -44,7 +44,7 @@ def read_photo(path: str | os.PathLike[str], max_side: int | None = None) -> np.
         max_side: reduce the longer side to this many pixels, averaging; a smaller photo stays as it is.
 
     Raises:
-        PhotoError: unreadable, cut short, too large, or of a kind that has no colours (32-bit values).
+        PhotoError: unreadable, cut short, too large, or of a kind that has no colours (values beyond 16 bits).
     """
     with open_image(path) as image:
         height, width = _upright_size(image, path)
@@ -126,7 +126,7 @@ def _to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits, of which Pillow would clip all above 255
         values_HW = np.asarray(image)
         if values_HW.min() < 0 or values_HW.max() > 0xFFFF:
-            raise PhotoError(f"{shown(path)}: has 32-bit values; save it with 8 or 16 bits")
+            raise PhotoError(f"{shown(path)}: has values below 0 or above 65,535; scale them to 8 bits or 0 to 65,535")
         grey_HW = (values_HW.astype(np.uint32) * 0xFF + 0x7FFF) // 0xFFFF
         return Image.fromarray(grey_HW.astype(np.uint8)).convert("RGB")
     if image.mode == "F":

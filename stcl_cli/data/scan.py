@@ -58,6 +58,8 @@ def scan_folder(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
                     missing.append((path, "is a broken link" if entry.is_symlink() else "is not a regular file"))
             elif entry.name.lower().endswith(UNREAD) and _is(entry.is_file):
                 unread.append(path)
+            elif entry.is_symlink() and not posixpath.splitext(path)[1] and not os.path.exists(root / path):
+                missing.append((path, "is a broken link"))  # perhaps to a folder on a disk that is not there
     if unread:
         read = {posixpath.splitext(path)[0] for path in paths}
         reason = "is of a kind that is not read; convert it to JPEG or PNG"

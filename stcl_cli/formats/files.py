@@ -17,10 +17,11 @@ from stcl_cli.errors import PhotoError, StclError, printable
 
 LOCK = ".stcl-lock"  # in every output folder, see formats/locks.py
 
+_GO_ON = "then go on with --resume (stcl run: with the same again)"
 _CURES = {
-    errno.ENOSPC: "free some space on that disk, then resume",
-    errno.EDQUOT: "free some of your quota on that disk, then resume",
-    errno.EFBIG: "raise the limit on file sizes (ulimit -f), then resume",
+    errno.ENOSPC: f"free some space on that disk, {_GO_ON}",
+    errno.EDQUOT: f"free some of your quota on that disk, {_GO_ON}",
+    errno.EFBIG: f"raise the limit on file sizes (ulimit -f), {_GO_ON}",
     errno.ENAMETOOLONG: "shorten the photo's name",
 }
 # foo.jpg beside a folder foo.png: the one's mask is called like the other's folder.
@@ -121,7 +122,10 @@ def read_text(path: str | os.PathLike[str], undecodable: str = "strict") -> str:
         raise StclError(f"{shown(path)}: cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise StclError(f"{shown(path)} line {line}: is no UTF-8 text ({error.reason}); save it as UTF-8") from error
+        excel = " (in Excel: CSV UTF-8)" if Path(path).suffix.lower() == ".csv" else ""
+        raise StclError(
+            f"{shown(path)} line {line}: is no UTF-8 text ({error.reason}); save it as UTF-8{excel}"
+        ) from error
 
 
 def check_readable(path: str | os.PathLike[str]) -> None:

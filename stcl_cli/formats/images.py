@@ -77,7 +77,8 @@ def write_jpeg(path: str | os.PathLike[str], rgb_HW3: np.ndarray) -> None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return f"is not an image ({', '.join(FORMATS)}) or its header is broken; convert it or leave it out"
+        formats = ", ".join(FORMATS)
+        return f"is not an image ({formats}), or of a rare kind, or its header is broken; convert it or leave it out"
     if isinstance(error, Image.DecompressionBombError):
         return f"has more than {MAX_PIXELS:,} pixels; cut it into tiles or make it smaller"
     if isinstance(error, MemoryError):

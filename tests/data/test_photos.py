@@ -45,6 +45,9 @@ def test_nothing_found(tmp_path):
     touch(tmp_path, "notes.txt", ".hidden.jpg")
     with pytest.raises(StclError, match=r"holds no photo; give a folder"):
         photos.list_photos(tmp_path)
+    (tmp_path / "site").symlink_to("not mounted")
+    with pytest.raises(StclError, match=r"holds no photo \(site is a broken link\); give a folder"):
+        photos.list_photos(tmp_path)
     with pytest.raises(StclError, match=r"none: is not there"):
         photos.list_photos(tmp_path / "none")
 

@@ -112,9 +112,19 @@ def test_transparency_lies_over_white(tmp_path):
 def test_pixels_without_colours(tmp_path):
     Image.fromarray(np.full((2, 2), 70_000, np.int32)).save(tmp_path / "i.tiff")
     Image.fromarray(np.full((2, 2), 0.5, np.float32)).save(tmp_path / "f.tiff")
-    for name, what in (("i.tiff", "32-bit"), ("f.tiff", "floating-point")):
-        with pytest.raises(PhotoError, match=rf"{name}: has {what} values; save it"):
+    deep = Image.fromarray(np.full((2, 2), 0xFFFD, np.uint16))
+    deep.save(tmp_path / "signed.tiff", tiffinfo={339: 2})  # -3 in 16 bits
+    beyond = "values below 0 or above 65,535; scale them"
+    cases = {"i.tiff": beyond, "signed.tiff": beyond, "f.tiff": "floating-point values; save it"}
+    for name, what in cases.items():
+        with pytest.raises(PhotoError, match=rf"{name}: has {what}"):
             pixels.read_photo(tmp_path / name)
+
+
+def test_a_tiff_that_pillow_cannot_read(tmp_path):
+    Image.fromarray(NOISE).save(tmp_path / "x.tiff", tiffinfo={339: (3, 3, 3)})  # colours in floating point
+    with pytest.raises(PhotoError, match=r"x.tiff: is not an image \(.*\), or of a rare kind, or its header"):
+        pixels.read_photo(tmp_path / "x.tiff")
 
 
 @pytest.mark.parametrize("suffix", ["tif", "gif", "png", "webp"])

@@ -35,6 +35,18 @@ def test_links_and_circles(tmp_path):
     ]
 
 
+def test_links_to_folders_that_are_not_there(tmp_path):
+    for name in ("site A", "sub/site", "notes.txt", ".hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(tmp_path / "not mounted" / name)
+    touch(tmp_path, "README")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "to README").symlink_to("README")
+    (tmp_path / "to fifo").symlink_to("fifo")
+    (tmp_path / "itself").symlink_to("itself")
+    assert scan_folder(tmp_path) == ([], [(name, "is a broken link") for name in ("itself", "site A", "sub/site")])
+
+
 def test_output_folders_of_stcl_hold_no_photos(tmp_path):
     touch(tmp_path, "a.jpg", "masks/a.png", "theirs/b.png", "theirs/config.json")
     write_config(tmp_path / "masks", "refine", {})

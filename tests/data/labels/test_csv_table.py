@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stcl_cli.data.labels import Labels, read_labels
+from stcl_cli.data.labels.csv_table import NOTHING
 from stcl_cli.errors import StclError
 
 
@@ -51,6 +52,127 @@ def test_columns_without_a_header(read):
 
 def test_one_column_of_one_class(read):
     assert read("image,crack\na,1\nb,0\n") == Labels(("crack",), {"a": (0,), "b": ()})
+
+
+# fmt: off
+FLAGS = [  # what says yes, what no
+    ("yes", "no"), ("Y", "n"), ("x", ""), ("X", " "), ("WAHR", "FALSCH"), ("VRAI", "FAUX"), ("VERO", "FALSO"),
+    ("VERDADERO", "FALSO"), ("VERDADEIRO", "FALSO"), ("WAAR", "ONWAAR"), ("True", "False"), ("1.0", "NaN"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize("header", ["image,crack", "Bild,Riss", "id,photo,x", "image,y", ",filename,NO"])
+@pytest.mark.parametrize(("yes", "no"), FLAGS)
+def test_flags_of_one_class(read, header, yes, no):
+    before = "7," * (header.count(",") - 1)
+    name = header.split(",")[-1]
+    assert read(f"{header}\n{before}a,{yes}\n{before}b,{no}\n") == Labels((name,), {"a": (0,), "b": ()})
+
+
+@pytest.mark.parametrize(("yes", "no"), FLAGS)
+def test_flags_of_several_classes(read, yes, no):
+    assert read(f"whatever,dog,x\na,{no},{yes}\nb,{yes},{yes}\n") == Labels(("dog", "x"), {"a": (1,), "b": (0, 1)})
+    assert read(f"image,y,n\na,{no},{yes}\n") == Labels(("y", "n"), {"a": (1,)})
+    if no.strip():
+        with pytest.raises(StclError, match="2 columns of 0 and 1 without a header"):
+            read(f"a.jpg,{yes},{no}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "classes"),
+    [
+        ("a,x\nb,\nc,x\n", ("x",)),  # without a header
+        ("a.jpg,yes\nb.jpg,no\n", ("no", "yes")),
+        ("a.jpg,cat\nb.jpg,\nc.jpg,x\n", ("cat", "x")),
+        ("a,cat\nb,\n", ("cat",)),
+        ("image,label\na,yes\nb,no\n", ("no", "yes")),
+        ("image,fold,label\na,0,yes\nb,1,no\n", ("no", "yes")),
+        ("image,species\na,x\nb,no\nc,zebu\n", ("no", "x", "zebu")),
+        ("image,species\na,2\nb,3\n", ("2", "3")),
+        ("image,species\na,0\nb,2\n", ("0", "2")),
+        ("image,species\na,2.0\nb,1.5\n", ("1.5", "2.0")),
+        ("a.jpg,photo\nb.jpg,cat\n", ("cat", "photo")),
+    ],
+)
+def test_names_and_numbers_of_classes_are_no_flags(read, text, classes):
+    assert read(text).classes == classes
+
+
+def test_flags_that_are_named_as_classes(read):
+    assert read("image,seen\na,yes\nb,no\n", ["yes", "no"]) == Labels(("yes", "no"), {"a": (0,), "b": (1,)})
+
+
+@pytest.mark.parametrize("header", ["image,crack", "bild,riss", "image,crack,x"])
+def test_scores_are_no_flags(read, header):
+    more = ",1" * (header.count(",") - 1)
+    with pytest.raises(StclError, match=r"line 3: '0.93' is neither 0 nor 1; write one of them"):
+        read(f"{header}\na,1{more}\nb,0.93{more}\nc,1e-05{more}\n")
+    with pytest.raises(StclError, match=r"line 2: '1,0' is neither 0 nor 1; write one of them"):
+        read("Datei;Riss\na;1,0\nb;0,93\nc;0\n")
+
+
+@pytest.mark.parametrize("nothing", ["NaN", "nan", " None", "none", "NULL", "N/A", "#N/A", "NA", "<NA>"])
+def test_words_for_an_empty_cell(read, nothing):
+    name = nothing.strip()
+    expected = Labels(("cat",), {"a": (0,), "b": ()})
+    assert read(f"image,labels\na,cat\nb,{nothing}\n") == expected
+    assert read(f"a,cat\nb,{nothing}\n") == expected
+    assert read(f"image,label,tag\na,{nothing},cat\nb,{nothing},{nothing}\n") == expected
+    assert read(f"image,labels\na,cat\nb,{nothing}\n", ["cat", name]).by_name == {"a": (0,), "b": (1,)}
+    assert read("image,labels\na,Na\nb,Nan\n").classes == ("Na", "Nan")
+
+
+@pytest.mark.parametrize("before", ["id", "", "Unnamed: 0", "Index", "image_id", "#", ",id"])
+def test_numbers_before_the_photos_are_passed_over(read, before):
+    numbers = [",".join([number] * (before.count(",") + 1)) for number in "78"]
+    rows = [f"{number},line A/{name}.png" for number, name in zip(numbers, "ab", strict=True)]
+    expected = {"line A/a.png": (0,), "line A/b.png": (1,)}
+    assert read(f"{before},filename,defect,ok\n{rows[0]},1,0\n{rows[1]},0,1\n") == Labels(("defect", "ok"), expected)
+    assert read(f"{before},filename,species\n{rows[0]},cat\n{rows[1]},dog\n") == Labels(("cat", "dog"), expected)
+    assert read(f"{before},filename,label\n{rows[0]},0\n{rows[1]},1\n") == Labels(("0", "1"), expected)
+    assert read(f"{before},filename,w,label\n{rows[0]},9,cat\n{rows[1]},9,dog\n").by_name == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dog,cat,image\n0,1,a.jpg\n1,0,b.jpg\n",  # the photo last
+        "bild,dog,cat\na.jpg,0,1\nb.jpg,1,0\n",
+        "bild,id,label\na.jpg,7,cat\nb.jpg,8,dog\n",  # a word that nobody knows, above files
+        "id,label,file\n7,cat,a.jpg\n8,dog,b.jpg\n",
+        "name,label,file\nno 7,cat,a.jpg\nno 8,dog,b.jpg\n",
+    ],
+)
+def test_the_column_of_the_photos(read, text):
+    labels = read(text)
+    assert {name: [labels.classes[i] for i in shows] for name, shows in labels.by_name.items()} == {
+        "a.jpg": ["cat"],
+        "b.jpg": ["dog"],
+    }
+
+
+def test_a_class_called_like_a_column_of_photos(read):
+    assert read("bild,path,road\na.jpg,1,0\n") == Labels(("path", "road"), {"a.jpg": (0,)})
+    assert read("image,path\na.jpg,1\n") == Labels(("path",), {"a.jpg": (0,)})
+    assert read("image,class_1,tag\na.jpg,1,0\n") == Labels(("class_1", "tag"), {"a.jpg": (0,)})
+
+
+def test_columns_that_are_taken_for_classes_name_that_of_the_photos(read):
+    with pytest.raises(StclError, match=r"line 2: 'a' is neither 0 nor 1; .* labels \(column of the photos: 'nr'\)"):
+        read("nr,bild,defect,ok\n7,a,1,0\n")
+
+
+@pytest.mark.parametrize(
+    "header", ["label1;label2", "Label 1;Label 2", "class_1;class_2", "label;label.1", "tags;class2"]
+)
+def test_numbered_columns_with_classes_add_up(read, header):
+    text = f"image;{header};w\na;cat;;7\nb;cat;dog;7\nc;;nan;7\n"
+    assert read(text) == Labels(("cat", "dog"), {"a": (0,), "b": (0, 1), "c": ()})
+    numbers = text.replace("cat", "3").replace("dog", "5")
+    assert read(numbers) == Labels(("3", "5"), {"a": (0,), "b": (0, 1), "c": ()})
+    flags = read(f"image;{header}\na;0;1\nb;1;0\n")
+    assert (len(flags.classes), flags.by_name) == (2, {"a": (1,), "b": (0,)})
 
 
 def test_classes_called_0_and_1(read):
@@ -150,7 +272,7 @@ def test_no_such_file_and_no_text(tmp_path):
     with pytest.raises(StclError, match=r"labels.csv: cannot be read"):
         read_labels(tmp_path / "labels.csv", None)
     (tmp_path / "labels.csv").write_bytes(b"a,\xff\xfe\n")
-    with pytest.raises(StclError, match="save it as UTF-8"):
+    with pytest.raises(StclError, match=r"save it as UTF-8 \(in Excel: CSV UTF-8\)$"):
         read_labels(tmp_path / "labels.csv", None)
 
 
@@ -158,7 +280,7 @@ def test_no_such_file_and_no_text(tmp_path):
 NAMES = st.text(st.characters(categories=["L", "N", "P", "Zs"], exclude_characters=";\u037e"), min_size=1).map(
     lambda text: unicodedata.normalize("NFC", text).strip()
 )
-CLASSES = NAMES.filter(lambda name: name and "background" not in name.casefold())
+CLASSES = NAMES.filter(lambda name: name and "background" not in name.casefold() and name not in NOTHING)
 
 
 @given(st.dictionaries(NAMES.filter(bool), st.sets(CLASSES, min_size=1, max_size=5), min_size=1, max_size=20))
