@@ -41,7 +41,8 @@ NOTHING = frozenset({
 })
 # fmt: on
 _EMPTY = frozenset({"", *map(key_of, NOTHING)})
-_FLAGS = _SHOWN | _NOT_SHOWN | _EMPTY
+_READ = _SHOWN | _NOT_SHOWN | {""}
+_FLAGS = _READ | _EMPTY  # what tells that a column is a class's; NaN in it is refused, as nobody knows what it says
 _NUMBERS = frozenset({"1", "1.0", "true", "0", "0.0", "false", ""})  # flags that nobody takes for a class's name
 _NUMBERING = IMAGE_KEYS | {"", "id", "index", "#", "nr", "unnamed:_0"}  # of columns before the photo's
 _JOINERS = {",": ";|", "\t": ";|", ";": ",|;"}  # what stands between the classes of one cell, which may be quoted
@@ -268,7 +269,7 @@ def _flagged(line: _Line, image: int, names: Sequence[str], photos: str) -> Row:
     """`photos`: the column that is taken for the photos', in a message."""
     cells = _without(line.cells, image)
     flags = [key_of(cell) for cell in cells]
-    wrong = next((cell for cell, flag in zip(cells, flags, strict=True) if flag not in _FLAGS), None)
+    wrong = next((cell for cell, flag in zip(cells, flags, strict=True) if flag not in _READ), None)
     if wrong is not None:
         cure = "write one of them, or join the classes of an image with ';' in a column called labels"
         raise StclError(

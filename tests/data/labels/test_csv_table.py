@@ -57,7 +57,7 @@ def test_one_column_of_one_class(read):
 # fmt: off
 FLAGS = [  # what says yes, what no
     ("yes", "no"), ("Y", "n"), ("x", ""), ("X", " "), ("WAHR", "FALSCH"), ("VRAI", "FAUX"), ("VERO", "FALSO"),
-    ("VERDADERO", "FALSO"), ("VERDADEIRO", "FALSO"), ("WAAR", "ONWAAR"), ("True", "False"), ("1.0", "NaN"),
+    ("VERDADERO", "FALSO"), ("VERDADEIRO", "FALSO"), ("WAAR", "ONWAAR"), ("True", "False"), ("1.0", ""),
 ]
 # fmt: on
 
@@ -156,6 +156,13 @@ def test_a_class_called_like_a_column_of_photos(read):
     assert read("bild,path,road\na.jpg,1,0\n") == Labels(("path", "road"), {"a.jpg": (0,)})
     assert read("image,path\na.jpg,1\n") == Labels(("path",), {"a.jpg": (0,)})
     assert read("image,class_1,tag\na.jpg,1,0\n") == Labels(("class_1", "tag"), {"a.jpg": (0,)})
+
+
+@pytest.mark.parametrize("header", ["image,crack", "image,crack,dent"])
+def test_nan_in_a_column_of_a_class_is_refused(read, header):
+    more = ",0" * (header.count(",") - 1)
+    with pytest.raises(StclError, match=r"line 3: 'NaN' is neither 0 nor 1"):
+        read(f"{header}\na,1{more}\nb,NaN{more}\n")
 
 
 def test_columns_that_are_taken_for_classes_name_that_of_the_photos(read):
