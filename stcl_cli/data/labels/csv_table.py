@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
+from stcl_cli.data.labels.csv_lines import JOINERS, Line, Lines, read_lines
 from stcl_cli.data.labels.rows import (
     IMAGE_KEYS,
     LABEL_KEYS,
@@ -25,9 +24,7 @@ from stcl_cli.data.labels.rows import (
 from stcl_cli.data.matching import SUFFIXES
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import check_classes, clean_name, is_background
-from stcl_cli.formats.files import read_text, shown
-
-csv.field_size_limit(2**31 - 1)  # a cell may hold a brush of Label Studio; the file is in memory anyway
+from stcl_cli.formats.files import shown
 
 # What says in a class's column that a photo shows it or not: Excel writes TRUE and FALSE in its own language.
 # fmt: off
@@ -45,17 +42,9 @@ _READ = _SHOWN | _NOT_SHOWN | {""}
 _FLAGS = _READ | _EMPTY  # what tells that a column is a class's; NaN in it is refused, as nobody knows what it says
 _NUMBERS = frozenset({"1", "1.0", "true", "0", "0.0", "false", ""})  # flags that nobody takes for a class's name
 _NUMBERING = IMAGE_KEYS | {"", "id", "index", "#", "nr", "unnamed:_0"}  # of columns before the photo's
-_JOINERS = {",": ";|", "\t": ";|", ";": ",|;"}  # what stands between the classes of one cell, which may be quoted
 _PYTHON_NAME = re.compile(r"""'([^'\\]*)'|"([^"\\]*)["]""")
 # ['cat', "dog's"], as pandas writes a column of lists; ['cat' 'dog'], of arrays.
 _PYTHON_LIST = re.compile(rf"[\[({{]\s*(?:(?:{_PYTHON_NAME.pattern})\s*(?:,\s*)?)*[\])}}]")
-_SEPARATOR = re.compile(r"sep=([,;\t])\s*", re.IGNORECASE)  # a first line for Excel
-_LINES = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")  # with their ends
-
-
-class _Line(NamedTuple):
-    origin: str
-    cells: list[str]
 
 
 def read(path: Path, classes: Sequence[str] | None) -> Table:
@@ -68,12 +57,8 @@ def read(path: Path, classes: Sequence[str] | None) -> Table:
     Raises:
         StclError: another layout; names file and line. Also while the rows are read.
     """
-    text = read_text(path)
-    first, end, rest = text.partition("\n")
-    told = _SEPARATOR.fullmatch(first)
-    text = end + rest if told else text
-    lines = _Lines(text, shown(path), told[1] if told else _delimiter(text))
-    header = _keys(lines.first())
+    lines = read_lines(path)
+    header = lines.first().keys
     image = _photo_column(lines, header)
     if image and len(header) > image + 1 and _NUMBERING.issuperset(header[:image]):
         lines.skip, header, image = image, header[image:], 0
@@ -89,64 +74,13 @@ def read(path: Path, classes: Sequence[str] | None) -> Table:
         image = 1 - labels[0]
     else:
         image, labels, body = 0, [1], iter(lines)
-    names = _Names(_JOINERS[lines.delimiter], classes)
+    names = _Names(JOINERS[lines.delimiter], classes)
 
     def shows(cells: list[str], origin: str) -> list[str]:
         first, *more = (names(cells[column], origin) for column in labels)
         return [*first, *chain(*more)] if more else first  # which other lines share
 
     return Table(Row(origin, uploaded_file(cells[image]), shows(cells, origin)) for origin, cells in body)
-
-
-def _delimiter(text: str) -> str:
-    """The character that parts the first line's cells so that the first is a photo or a known header, else any."""
-    first = next((line[0] for line in _LINES.finditer(text) if line[0].strip()), "")
-    found = [mark for mark in _JOINERS if mark in first] or [","]
-    for mark in found:
-        cell = key_of(first.split(mark)[0].strip().strip('"'))
-        if cell in IMAGE_KEYS | LABEL_KEYS or cell.endswith(SUFFIXES):
-            return mark
-    return found[0]
-
-
-class _Lines:
-    """The lines of a table, read anew each time: all at once they would need ten times as much memory as the file.
-
-    `skip`: columns in front that are left out.
-    """
-
-    def __init__(self, text: str, file: str, delimiter: str) -> None:
-        self.text, self.file, self.delimiter, self.skip = text, file, delimiter, 0
-
-    def __iter__(self) -> Iterator[_Line]:
-        reader = csv.reader((line[0] for line in _LINES.finditer(self.text)), delimiter=self.delimiter)
-        width = 0
-        try:
-            for cells in reader:
-                if not any(map(str.strip, cells)):
-                    continue
-                width = width or len(cells)
-                origin = f"{self.file} line {reader.line_num}"
-                if len(cells) != width or width < 2:
-                    cure = "write image,class;class and put names with a comma into quotes"
-                    raise StclError(f"{origin}: has {len(cells)} columns instead of {max(width, 2)}; {cure}")
-                yield _Line(origin, cells[self.skip :])
-        except csv.Error as error:
-            raise StclError(f"{self.file} line {reader.line_num}: is not CSV ({error}); correct it") from error
-
-    def first(self) -> _Line:
-        """StclError if there is none."""
-        for line in self:
-            return line
-        raise StclError(f"{self.file}: is empty; write a line 'image,labels' for each photo")
-
-    def below(self) -> Iterator[_Line]:
-        """All but the first."""
-        return islice(self, 1, None)
-
-
-def _keys(line: _Line) -> list[str]:
-    return [key_of(cell) for cell in line.cells]
 
 
 def _holds_files(keys: Iterable[str]) -> bool:
@@ -173,7 +107,7 @@ class _Names:
         return self.split(cell)
 
 
-def _photo_column(lines: _Lines, header: list[str]) -> int | None:
+def _photo_column(lines: Lines, header: list[str]) -> int | None:
     """The column with a known word on top, of several the first with a file's name below; None for no such word.
 
     The first column where that alone holds a file's name, such as of `bild,path`.
@@ -183,7 +117,7 @@ def _photo_column(lines: _Lines, header: list[str]) -> int | None:
     known = [column for column, key in enumerate(header) if key in IMAGE_KEYS]
     known = known or [column for column, key in enumerate(header) if key == "id"]
     first = next(lines.below(), None)
-    files = [column for column, key in enumerate(_keys(first)) if key.endswith(SUFFIXES)] if first else []
+    files = [column for column, key in enumerate(first.keys) if key.endswith(SUFFIXES)] if first else []
     if found := [column for column in known if column in files]:
         return found[0]
     if 0 in files and (known or len(header) > 2):
@@ -191,7 +125,7 @@ def _photo_column(lines: _Lines, header: list[str]) -> int | None:
     return known[0] if known else None
 
 
-def _label_columns(lines: _Lines, header: list[str]) -> list[int]:
+def _label_columns(lines: Lines, header: list[str]) -> list[int]:
     """The columns with names of classes; none where columns of 0 and 1 belong to classes that are called so."""
     columns = [column for column, key in enumerate(header) if key in LABEL_KEYS]
     if len(header) == 2:
@@ -210,16 +144,16 @@ def _is_numbered(key: str) -> bool:
     return key not in LABEL_KEYS and key.rstrip("0123456789").rstrip("_.") in LABEL_KEYS
 
 
-def _all_flags(lines: _Lines, columns: Sequence[int], flags: frozenset[str]) -> bool:
+def _all_flags(lines: Lines, columns: Sequence[int], flags: frozenset[str]) -> bool:
     return all(key_of(line.cells[column]) in flags for line in lines.below() for column in columns)
 
 
-def _is_one_class(lines: _Lines, image: int, classes: Sequence[str] | None) -> bool:
+def _is_one_class(lines: Lines, image: int, classes: Sequence[str] | None) -> bool:
     """Whether of two columns one has a class's name on top and flags below, or scores, which then are refused.
 
     Else they are pairs: with names of classes, or their numbers.
     """
-    header = _keys(lines.first())
+    header = lines.first().keys
     if _holds_files(header) or header[1 - image] in LABEL_KEYS or not _has_names(header, image):
         return False
     told = False
@@ -250,10 +184,10 @@ def _without(cells: list[str], column: int) -> list[str]:
     return cells[:column] + cells[column + 1 :]
 
 
-def _columns(lines: _Lines, image: int, classes: Sequence[str] | None) -> Table:
+def _columns(lines: Lines, image: int, classes: Sequence[str] | None) -> Table:
     origin, header = lines.first()
     names = [clean_name(cell) for cell in _without(header, image)]
-    if not _has_names(_keys(lines.first()), image):  # no header: the columns are the classes in their order
+    if not _has_names(lines.first().keys, image):  # no header: the columns are the classes in their order
         if classes is None or len(classes) != len(names):
             raise StclError(
                 f"{lines.file}: {len(names)} columns of 0 and 1 without a header; write the class names on top"
@@ -265,7 +199,7 @@ def _columns(lines: _Lines, image: int, classes: Sequence[str] | None) -> Table:
     return Table((_flagged(line, image, names, photos) for line in lines.below()), names)
 
 
-def _flagged(line: _Line, image: int, names: Sequence[str], photos: str) -> Row:
+def _flagged(line: Line, image: int, names: Sequence[str], photos: str) -> Row:
     """`photos`: the column that is taken for the photos', in a message."""
     cells = _without(line.cells, image)
     flags = [key_of(cell) for cell in cells]
