@@ -76,8 +76,7 @@ class Pipeline(Generic[Output, Item]):
         with eager, thread_pool(threads) as readers, thread_pool(threads) as writers:
             try:
                 while True:
-                    # As many as were computed are read anew: all at once, they would keep Python's lock from the
-                    # network.
+                    # As many as were computed are read anew: all at once would keep Python's lock from the network.
                     for photo in islice(waiting, 2 * window - len(ahead)):
                         ahead.append(_Job(photo, readers.submit(self.read, photo)))
                         jobs.append(ahead[-1])
