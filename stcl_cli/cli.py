@@ -48,15 +48,15 @@ def _command(config_class: type, stage: str, *, name: str, items: bool = False) 
             before = signal.signal(signal.SIGTERM, _terminate)
             try:
                 result = function(settings, importlib.import_module(f"stcl_cli.stages.{stage}"), *listeners)
+                if result.next:  # a list on stdin is used up, so PHOTOS stands for it
+                    words = ("PHOTOS" if word == "-" else str(word) for word in result.next)
+                    console.say(f"next: stcl {shlex.join(words)}")
+                _finish(result, values.get("output"))
             except KeyboardInterrupt as stop:
                 _say_how_to_go_on(name, values)
                 raise SystemExit(EXIT_TERMINATED if isinstance(stop, _Terminated) else EXIT_STOPPED) from None
             finally:
                 signal.signal(signal.SIGTERM, before)
-            if result.next:  # a list on stdin is used up, so PHOTOS stands for it
-                words = ("PHOTOS" if word == "-" else str(word) for word in result.next)
-                console.say(f"next: stcl {shlex.join(words)}")
-            _finish(result, values.get("output"))
 
         return run
 
@@ -146,6 +146,9 @@ class _Main(click.Group):
         except StclError as error:
             click.echo(f"stcl: {error}", err=True)
             raise SystemExit(EXIT_ERROR) from error
+        except KeyboardInterrupt as stop:  # before a stage was at work, or a second one
+            click.echo("stcl: stopped", err=True)
+            raise SystemExit(EXIT_STOPPED) from stop
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from stcl_cli import config
+from stcl_cli import config, console
 from stcl_cli.cli import main
 from stcl_cli.errors import StclError
 from stcl_cli.formats.runs import append_jsonl, write_config
@@ -308,6 +308,26 @@ def test_stcl_run_goes_on_without_resume(stcl, tmp_path):
     write_config(tmp_path, "run", {})
     result = stcl("run", "photos", "--labels", "labels.csv", "-o", tmp_path)
     assert result.stderr == f"stcl: stopped; its files are whole, go on with: stcl run --config {tmp_path}\n"
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("moment", "line"),
+    [
+        ("say", "stcl: stopped; its files are whole, go on with: stcl cam --config RUN --resume\n"),  # it has ended
+        ("set_verbosity", "stcl: stopped\n"),  # it has not begun
+    ],
+)
+def test_ctrl_c_before_and_after_the_work_is_one_line_too(stcl, tmp_path, monkeypatch, moment, line):
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path / "RUN", "cam", {})
+    stcl.next = ("refine", "RUN")
+    monkeypatch.setattr(console, moment, interrupt)
+    result = stcl("cam", "photos", "-m", "run", "-o", "RUN")
+    assert (result.exit_code, result.stderr) == (130, line)
 
 
 def test_the_next_command_can_be_copied(stcl):

@@ -71,6 +71,10 @@ class Process:
     def send(self, number: int) -> None:
         os.kill(self.pid, number)  # a process that has ended is still there, to be waited for
 
+    def wait_for_a_change(self) -> None:
+        """On disk; it is not counted afterwards."""
+        assert os.read(self.pipes[2], 1) == b"."
+
     def wait_until_stopped(self) -> None:
         assert os.WIFSTOPPED(os.waitpid(self.pid, os.WUNTRACED)[1])
 
@@ -123,6 +127,8 @@ def _be_the_command(
         code = end.code or 0
     except BaseException:
         traceback.print_exc()
+    for number in (signal.SIGINT, signal.SIGTERM):  # too late
+        signal.signal(number, signal.SIG_IGN)
     # As Python's own end does, which os._exit passes over; one that is about to start cannot be joined.
     while any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         time.sleep(0.005)
