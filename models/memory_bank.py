@@ -98,36 +98,35 @@ class MemoryBank(nn.Module):
         else:
             keep_R = torch.ones_like(known_R)
         self._learn_moments(class_R, cosine_R, known_R)
-        keep = keep_R.nonzero()[:, 0]  # counted once: a GPU is waited for each time
-        embedding_RE, class_R, quality_R, photo_R = (t[keep] for t in (embedding_RE, class_R, quality_R, photo_R))
-        if not len(class_R):
+        slot_R, fits_R = self._places(class_R, quality_R, keep_R, step)
+        fits = fits_R.nonzero()[:, 0]  # counted once: a GPU is waited for each time
+        if not len(fits):
             return
-        slot_R, fits_R = self._places(class_R, quality_R, step)
-        fits = fits_R.nonzero()[:, 0]
-        place = (class_R[fits], slot_R[fits])
+        class_R = class_R[fits]
+        place = (class_R, slot_R[fits])
         self.embedding[place] = embedding_RE[fits]
         self.quality[place] = quality_R[fits].float()
         self.photo[place] = photo_R[fits]
-        self.stored_at[place] = step
+        self.stored_at[place] = torch.full_like(class_R, step)  # as a number it would wait for a GPU, too
         self._learn_prototypes(class_R, step)
-        self.stored += _count(class_R[fits], classes)
+        self.stored += _count(class_R, classes)
 
-    def _places(self, class_R: Tensor, quality_R: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Slot of every entry, and whether it has one: the r-th entry of a class takes its r-th least valuable slot.
+    def _places(self, class_R: Tensor, quality_R: Tensor, keep_R: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Slot of every entry, and whether it has one: the r-th one kept of a class takes its r-th least valuable slot.
 
         Of more entries of a class than it has slots the best have one; first in, first out: the last.
         """
         stored_RM = self.stored_at[class_R]
         value_RM = self._value(class_R, step) if self.adaptive else stored_RM.float()
         order_RM = torch.where(stored_RM >= 0, value_RM, -torch.inf).argsort(dim=1, stable=True)
-        same_RR = class_R[:, None] == class_R[None]
+        same_RR = (class_R[:, None] == class_R[None]) & keep_R[None]
         earlier_RR = torch.ones_like(same_RR).tril(-1)
         preferred_RR = earlier_RR.t()
         if self.adaptive:
             ahead_RR = quality_R[None] - quality_R[:, None]
             preferred_RR = (ahead_RR > 0) | ((ahead_RR == 0) & earlier_RR)
         slots = order_RM.shape[1]
-        fits_R = (same_RR & preferred_RR).sum(1) < slots
+        fits_R = keep_R & ((same_RR & preferred_RR).sum(1) < slots)
         rank_R = (same_RR & earlier_RR & fits_R).sum(1)
         return order_RM.gather(1, rank_R.clamp_max(slots - 1)[:, None])[:, 0], fits_R
 
@@ -152,7 +151,7 @@ class MemoryBank(nn.Module):
         apart_C = (1 - self.prototype @ self.prototype[0])[1:] * known_C[1:]
         apart = (apart_C.sum() / known_C[1:].sum().clamp_min(1)).clamp_min(1e-3)
         offset_C = torch.zeros_like(self.offset)
-        offset_C[0] = SHARPNESS * BACKGROUND_MARGIN
+        offset_C[0].fill_(SHARPNESS * BACKGROUND_MARGIN)  # `=` would wait for a GPU
         self.read_by(self.prototype * (SHARPNESS / apart), offset_C)
 
     @torch.no_grad()

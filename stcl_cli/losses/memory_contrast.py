@@ -88,7 +88,7 @@ def _classes_to_read(anchor_AE: Tensor, class_A: Tensor, bank: BankView) -> Tens
     own_C = torch.zeros_like(hard_C).index_fill_(0, class_A, 1)
     hard_C, own_C = max_over_ranks(torch.stack([hard_C, own_C]))
     hard_C = hard_C.masked_fill(own_C > 0, torch.inf)
-    hard_C[0] = torch.inf  # background
+    hard_C[0].fill_(torch.inf)  # background; `=` would wait for a GPU
     count = int(own_C.sum()) + HARDEST
     return hard_C.topk(min(count, len(hard_C))).indices.sort().values
 

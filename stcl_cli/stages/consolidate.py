@@ -214,5 +214,5 @@ def regions_of(
     embedding = region_embeddings(cams.key_ND[None], masks, bank.prototype[0])[0]
     # The label is given, so how sure the classifier is of it does not count here: a class of two photos is kept too.
     quality = region_quality(maps, masks, torch.ones(1, len(labels), device=maps.device))[0]
-    real = masks[0].sum(1) >= LEAST_PATCHES
+    real = (masks[0].sum(1) >= LEAST_PATCHES).nonzero()[:, 0]  # counted once: a GPU is waited for each time
     return Entries(embedding[real], classes[0][real], quality[real], torch.full_like(classes[0][real], index))
