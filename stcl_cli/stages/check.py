@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from stcl_cli.config import CheckConfig
-from stcl_cli.console import detail, meter, say, say_table, warn
+from stcl_cli.console import meter, say, say_table, warn
 from stcl_cli.data.inventory import Inventory, take_inventory
 from stcl_cli.data.outputs import match_outputs, no_mask
 from stcl_cli.data.photo_masks import MaskSizeError, MaskTally, count_values, read_full_mask
@@ -19,7 +19,7 @@ from stcl_cli.data.pixels import has_frames, photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.classes import find_classes
 from stcl_cli.formats.files import shown, some
-from stcl_cli.stages.output import NAMED, Result
+from stcl_cli.stages.output import Result, ToldSkipped
 from stcl_cli.threads import DECODERS, thread_pool
 
 SIDE = 512  # to which photos are reduced while reading, as in training: JPEGs decode faster so
@@ -162,12 +162,10 @@ def _report(summary: dict[str, Any], found: Inventory | None) -> None:
         warn(f"{_count(names, 'photo')} nearly black: {some(names)}; if they are 12 bits in files of 16, times 16")
     if names := summary["several_frames"]:
         warn(f"{_count(names, 'photo')} the first of several pages or frames: {some(names)}; save each as a file")
-    skipped = summary["skipped"]
-    for number, item in enumerate(skipped):
-        tell = say if number < NAMED else detail
-        tell(f"would be skipped: {shown(item['image'])}: {item['reason']}")
-    if len(skipped) > NAMED:
-        say(f"would be skipped: {len(skipped):,} in all; --verbose and --json name each")
+    skipped = ToldSkipped(say, "would be skipped:", "--json or --verbose")
+    for item in summary["skipped"]:
+        skipped.add(f"{shown(item['image'])}: {item['reason']}")
+    skipped.say_how_many()
 
 
 def _print_classes(labelled: dict[str, int] | None, masks: dict[str, Any] | None) -> None:

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from stcl_cli.cam_sweep import CamSweep
 from stcl_cli.comparing import ONLY_BACKGROUND, TrueClasses, compare_cam, compare_mask, read_truth, true_classes
 from stcl_cli.config import EvalConfig
-from stcl_cli.console import detail, meter, say, say_table, warn
+from stcl_cli.console import meter, say, say_table, warn
 from stcl_cli.data.outputs import has_files, match_outputs
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.errors import PhotoError, StclError
@@ -21,7 +21,7 @@ from stcl_cli.formats.classes import find_classes
 from stcl_cli.formats.files import output_path, shown, some
 from stcl_cli.formats.masks import IGNORE, read_mask
 from stcl_cli.metrics import iou_per_class, mean_iou
-from stcl_cli.stages.output import NAMED, Result
+from stcl_cli.stages.output import Result, ToldSkipped
 
 
 def run(config: EvalConfig) -> Result:
@@ -43,7 +43,7 @@ def run(config: EvalConfig) -> Result:
     elif len(found) < len(truths):
         without = [truth.name for truth in truths if truth.name not in files]
         warn(f"{len(without)} of {len(truths)} true masks have no prediction and are left out: {some(without)}")
-    skipped = _Skipped()
+    skipped = ToldSkipped()
     for name, reason in missing:
         skipped.add(f"{shown(name)}: {reason}")
     classes = _classes(config)
@@ -61,21 +61,6 @@ def run(config: EvalConfig) -> Result:
     return Result(summary=summary, skipped=skipped.count)
 
 
-class _Skipped:
-    """What is left out: the first of it named on stderr, all with --verbose."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def add(self, what: object) -> None:
-        self.count += 1
-        (warn if self.count <= NAMED else detail)(f"skipped {what}")
-
-    def say_how_many(self) -> None:
-        if self.count > NAMED:
-            warn(f"skipped {self.count:,} in all; --verbose names each")
-
-
 def _classes(config: EvalConfig) -> TrueClasses:
     """Their names, and the values of true masks; --classes names the values of both."""
     names = find_classes(config.classes, Path(config.predictions), Path(config.truth))
@@ -88,7 +73,7 @@ def _classes(config: EvalConfig) -> TrueClasses:
 
 
 def _measure_masks(
-    found: list[tuple[Photo, Path]], classes: TrueClasses, config: EvalConfig, skipped: _Skipped
+    found: list[tuple[Photo, Path]], classes: TrueClasses, config: EvalConfig, skipped: ToldSkipped
 ) -> tuple[dict[str, Any], np.ndarray]:
     count = len(classes.names)
     matrix = np.zeros((count + 1, count + 2), np.int64)
@@ -117,7 +102,7 @@ def _measure_masks(
 
 
 def _measure_cams(
-    found: list[tuple[Photo, Path]], classes: TrueClasses, config: EvalConfig, skipped: _Skipped
+    found: list[tuple[Photo, Path]], classes: TrueClasses, config: EvalConfig, skipped: ToldSkipped
 ) -> tuple[dict[str, Any], np.ndarray]:
     sweep = CamSweep(len(classes.names))
     images = 0

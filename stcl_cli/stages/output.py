@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from stcl_cli.config import Folder, PredictConfig, RefineConfig, RunConfig, Sharing
-from stcl_cli.console import detail, say
+from stcl_cli.console import detail, say, warn
 from stcl_cli.data.photo_masks import count_values
 from stcl_cli.data.photos import Photo
 from stcl_cli.data.pixels import read_photo
@@ -37,7 +37,7 @@ from stcl_cli.launch import Shard, find_shard
 from stcl_cli.pictures import overlay
 from stcl_cli.stages.provenance import check_classes, check_overlays, check_overwrite, check_same, sources_of
 
-NAMED = 10  # skipped inputs that check and eval name on stderr; with --verbose all
+NAMED = 10  # inputs that are told one by one where there is no failed.jsonl; with --verbose all
 OVERLAY_SIDE = 1024  # pixels at most: overlays are to look at
 
 # Called with each finished item, {"image": name, "output": path, ...}, as soon as it is on disk.
@@ -155,6 +155,21 @@ def skip(failures: Failures, skipped: Iterable[tuple[str, object]]) -> None:
     for name, reason in skipped:
         failures.add(name, reason)
         detail(f"skipped {shown(name)}: {reason}")
+
+
+class ToldSkipped:
+    """Inputs that are left out by a command without failed.jsonl: the first are named on stderr, all with --verbose."""
+
+    def __init__(self, tell: Callable[[str], None] = warn, words: str = "skipped", options: str = "--verbose") -> None:
+        self.tell, self.words, self.options, self.count = tell, words, options, 0
+
+    def add(self, what: object) -> None:
+        self.count += 1
+        (self.tell if self.count <= NAMED else detail)(f"{self.words} {what}")
+
+    def say_how_many(self) -> None:
+        if self.count > NAMED:
+            self.tell(f"{self.words} {self.count:,} in all; {self.options} names each")
 
 
 class MaskFolder:

@@ -22,7 +22,7 @@ from stcl_cli.report.columns import CamColumn, Column, MaskColumn, Picture, jpeg
 from stcl_cli.report.folders import Output, find_outputs, images_of
 from stcl_cli.report.memory import Remembered, draw_memories
 from stcl_cli.report.page import MARK, Card, Group, Page, legend, render
-from stcl_cli.stages.output import Done, Result, nobody
+from stcl_cli.stages.output import Done, Result, ToldSkipped, nobody
 
 SIDE = 360  # pixels of the pictures' longer side
 
@@ -67,8 +67,10 @@ def run(config: ReportConfig, done: Done = nobody) -> Result:
     )
     with atomic_write(path) as temporary:
         temporary.write_bytes(render(page))
+    skipped = ToldSkipped()
     for name, reason in page.unreadable:
-        warn(f"skipped {shown(name)}: {reason}")
+        skipped.add(f"{shown(name)}: {reason}")
+    skipped.say_how_many()
     say(f"{path.stat().st_size / 1e6:.1f} MB in {shown(path)}, to be opened in a browser")
     done({"output": path, "photos": len(photos), "shown": sum(len(group.cards) for group in groups)})
     return Result(skipped=len(page.unreadable))

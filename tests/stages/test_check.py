@@ -204,7 +204,7 @@ def test_many_skipped_are_named_in_json_only(folder):
     (folder / "labels.csv").write_text("a,cat\n" + "".join(f"none{n},dog\n" for n in range(30)))
     result = stcl(folder / "photos", "--labels", folder / "labels.csv", "--json")
     assert result.stderr.count("would be skipped") == 11
-    assert "would be skipped: 34 in all; --verbose and --json name each" in result.stderr
+    assert "would be skipped: 34 in all; --json or --verbose names each" in result.stderr
     assert len(json.loads(result.stdout)["skipped"]) == 34
 
 

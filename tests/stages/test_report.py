@@ -110,6 +110,16 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(written, world, caps
     assert "Could not be read for this report" in (world / "report.html").read_text()
 
 
+def test_of_many_that_cannot_be_read_some_are_named(written, world, capsys, monkeypatch):
+    monkeypatch.setattr("stcl_cli.stages.output.NAMED", 2)
+    for name in NAMES[:3]:
+        (world / "out" / "masks" / f"{name}.png").write_bytes(b"half")
+    _, result = written()
+    said = capsys.readouterr().err
+    assert (result.skipped, said.count("stcl: skipped ")) == (3, 2 + 1)
+    assert "stcl: skipped 3 in all; --verbose names each\n" in said
+
+
 def test_only_a_report_is_replaced(written, world):
     items = []
     config = ReportConfig(folders=(str(world / "out"),), output=str(world / "report.html"))
