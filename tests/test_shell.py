@@ -116,33 +116,38 @@ def test_ctrl_c_leaves_whole_files_and_says_how_to_go_on(shell, tmp_path):
     many.mkdir()
     for number in range(200):
         os.link(tmp_path / "photos" / "a.jpg", many / f"{number:03}.jpg")
+    cams, masks = f"CA MS {'x' * 40}", f"MASKS-{'x' * 40}"
+    # A pipe that holds some 80 of these names: nobody is done with all before Ctrl-C comes.
     process = shell(
-        f"exec '{sys.executable}' -m stcl_cli -q cam many -m RUN -o 'CA MS'",
+        f"exec '{sys.executable}' -m stcl_cli -q cam many -m RUN -o '{cams}'",
+        pipesize=4096,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # where tests run in the background it is off
     )
-    assert process.stdout.readline() == b"CA MS/000.safetensors\n"
+    assert process.stdout.readline() == f"{cams}/000.safetensors\n".encode()
     process.send_signal(signal.SIGINT)
     code, _, err = finished(process)
     assert code == 130
-    assert err == "stcl: stopped; its files are whole, go on with: stcl cam --config 'CA MS' --resume\n"
-    files = [path.name for path in Path(tmp_path, "CA MS").iterdir()]
+    assert err == f"stcl: stopped; its files are whole, go on with: stcl cam --config '{cams}' --resume\n"
+    files = [path.name for path in Path(tmp_path, cams).iterdir()]
     assert len(files) < 200
     assert not [name for name in files if name.endswith(".tmp")]
-    code, out, err = finished(shell("stcl -q cam --config 'CA MS' --resume"))
+    code, out, err = finished(shell(f"stcl -q cam --config '{cams}' --resume"))
     assert (code, err) == (0, "")
     assert 0 < out.count("\n") < 200  # what was done is not done again
-    assert len(list(Path(tmp_path, "CA MS").glob("*.safetensors"))) == 200
+    assert len(list(Path(tmp_path, cams).glob("*.safetensors"))) == 200
 
     process = shell(
-        f"exec '{sys.executable}' -m stcl_cli -q refine 'CA MS' --images many -o MASKS --method none --workers 2",
+        f"exec '{sys.executable}' -m stcl_cli -q refine '{cams}' --images many -o {masks} --method none --workers 2",
+        pipesize=4096,
         preexec_fn=lambda: (os.setsid(), signal.signal(signal.SIGINT, signal.SIG_DFL)),
     )
-    assert process.stdout.readline() == b"MASKS/000.png\n"
+    assert process.stdout.readline() == f"{masks}/000.png\n".encode()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers are told, too
     code, _, err = finished(process)
-    assert (code, err) == (130, "stcl: stopped; its files are whole, go on with: stcl refine --config MASKS --resume\n")
-    assert all(read_mask(path).shape == (40, 56) for path in Path(tmp_path, "MASKS").glob("*.png"))
-    assert not list(Path(tmp_path, "MASKS").glob(".*.tmp"))
+    line = f"stcl: stopped; its files are whole, go on with: stcl refine --config {masks} --resume\n"
+    assert (code, err) == (130, line)
+    assert all(read_mask(path).shape == (40, 56) for path in Path(tmp_path, masks).glob("*.png"))
+    assert not list(Path(tmp_path, masks).glob(".*.tmp"))
 
 
 @pytest.mark.skipif(not STCL.exists(), reason="the script is not installed")
