@@ -13,7 +13,6 @@ SLOW = "test_on_a_gpu_with_passes_that_are_replayed"
 NEEDS_NCCL = "test_torchrun"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.skipif(not shutil.which("cc") or not torch.version.cuda, reason="needs cc and PyTorch's build for CUDA")
 def test_what_needs_a_gpu():
     pytest_ = ["pytest", "-m", "cuda", "-n", "0", "-p", "no:cacheprovider", "-k", f"not {SLOW} and not {NEEDS_NCCL}"]

@@ -27,7 +27,6 @@ def main() -> None:
 
     device.install()
     sys.argv = sys.argv[1:]
-    sys.path.insert(0, os.getcwd())
     try:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     finally:

@@ -20,6 +20,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+import stcl_cli
+import stcl_models
+
+FOLDERS = tuple(Path(package.__file__).parent for package in (stcl_cli, stcl_models))  # of what is ours
+
 aten = torch.ops.aten
 
 MEMORY_ALONE = {  # PyTorch does these itself: they launch no kernel
@@ -221,7 +226,6 @@ def _wait(reason: str, counts: bool = True) -> None:
     if _recording is not None:
         raise RuntimeError(f"operation not permitted when stream is capturing: {reason}")
     if counts:
-        folders = ("stcl_cli", "stcl_models", "models")
-        ours = [frame for frame in traceback.extract_stack() if set(Path(frame.filename).parts) & set(folders)]
-        last = ours[-1] if ours else None
-        waits[reason, f"{Path(last.filename).name}:{last.lineno}" if last else "elsewhere"] += 1
+        paths = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_stack()]
+        ours = [f"{path.name}:{line}" for path, line in paths if any(path.is_relative_to(place) for place in FOLDERS)]
+        waits[reason, ours[-1] if ours else "elsewhere"] += 1
