@@ -14,10 +14,10 @@ from stcl_cli.cams import gather_slots, normalise_cams
 from stcl_cli.formats.cams import CAM_STRIDE
 from stcl_cli.memory import fuse, memory_maps
 from stcl_cli.refine.walk import local_affinity
-from stcl_cli.runtime import Runtime
+from stcl_cli.runtime import Runtime, upload
 from stcl_cli.strips import argmax_at_size
 from stcl_models.memory_bank import MemoryBank
-from stcl_models.stcl import Stcl, rescale, resize
+from stcl_models.stcl import Stcl, rescale, resize, rounded_size
 
 AFFINITY_SCALE = 2.0
 
@@ -31,6 +31,11 @@ class PhotoCams(NamedTuple):
     probability_C: Tensor
     key_ND: Tensor  # the memory's tokens of the plain view at the largest scale
     key_grid: tuple[int, int]
+
+
+def network_size(photo_HW3: np.ndarray, multiple: int) -> tuple[int, int]:
+    """(H, W) that a photo has in a network whose sides are multiples of a number; those of one size go together."""
+    return rounded_size(photo_HW3.shape[:2], 1.0, multiple)
 
 
 @torch.inference_mode()
@@ -69,7 +74,7 @@ def label_maps(
     for group in groups.values():
         most = max(len(labels[index]) for index in group)
         padded = [[*labels[index], *[-1] * (most - len(labels[index]))] for index in group]
-        slots_BK = _upload(torch.tensor(padded, dtype=torch.long).view(len(group), most), cams[group[0]].cam_Chw.device)
+        slots_BK = upload(torch.tensor(padded, dtype=torch.long).view(len(group), most), cams[group[0]].cam_Chw.device)
         last, aux = (torch.stack([cams[index][which] for index in group]) for which in (0, 1))
         maps = normalise_cams(sum(normalise_cams(gather_slots(cam, slots_BK)) for cam in (last, aux)))
         if memory and most and bank is not None:
@@ -146,26 +151,6 @@ def _to_batch(photos: Sequence[np.ndarray], multiple: int, runtime: Runtime) -> 
     """Photos at their network size, 0..255 (B,3,H,W)."""
     images = []
     for photo_HW3 in photos:
-        pixels = _upload(torch.from_numpy(np.ascontiguousarray(photo_HW3)), runtime.device)
+        pixels = upload(torch.from_numpy(np.ascontiguousarray(photo_HW3)), runtime.device)
         images.append(rescale(pixels.permute(2, 0, 1)[None].float(), 1.0, multiple))
     return torch.cat(images)
-
-
-def _upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """From the CPU to a device; to a GPU without waiting for it."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
-def fetch(tensor: Tensor) -> Callable[[], np.ndarray]:
-    """Starts to bring a tensor from a GPU; what is given waits for it, and not for what was launched since then."""
-    there = tensor.to("cpu", non_blocking=True)
-    if not tensor.is_cuda:
-        return there.numpy
-    arrived = torch.cuda.Event(blocking=True)  # a thread that waits sleeps
-    arrived.record(torch.cuda.current_stream(tensor.device))
-
-    def wait() -> np.ndarray:
-        arrived.synchronize()
-        return there.numpy()
-
-    return wait

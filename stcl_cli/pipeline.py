@@ -1,12 +1,13 @@
-"""Many photos through a network, with reading, computing and writing at the same time.
+"""Many photos through a network or a GPU's refinement, with reading, computing and writing at the same time.
 
-Photos are read ahead in threads, go through the network in batches of one size, and are written in threads: nothing
-waits for a disk but what needs it. On a GPU the network's results are fetched by the writing threads, so that the next
-batch is under way already. Outcomes come in the order of the photos.
+Photos are read ahead in threads, computed in batches, and written in threads: nothing waits for a disk but what needs
+it. What a GPU has computed is fetched by the writing threads, so that the next batch is under way already. Outcomes
+come in the order of the photos.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,40 +17,41 @@ from itertools import islice
 from threading import Semaphore
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
 
 from stcl_cli.data.photos import Photo
 from stcl_cli.errors import PhotoError
 from stcl_cli.runtime import cores
 from stcl_cli.threads import eager_threads, thread_pool
-from stcl_models.stcl import rounded_size
 
 BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**22}  # on the CPU two or three photos fill every core
-WINDOW = 8  # batches among which photos of one size are looked for; as many more are being read
+WINDOW = 8  # batches, of the largest photos, among which a batch is looked for; as many more are being read
 MOST_THREADS = 8  # more would hold more 100-megapixel photos at a time
 
+Input = TypeVar("Input")
 Output = TypeVar("Output")
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Pipeline(Generic[Output, Item]):
+class Pipeline(Generic[Input, Output, Item]):
     """What is done with a photo.
 
     Attributes:
-        read: gives its pixels, uint8 RGB, or None if it needs no network. May raise PhotoError.
-        compute: photos and their pixels, of one size for the network -> what it says of each, or its PhotoError.
-        write: gets the photo and its output (None if it needed no network). May raise PhotoError.
-        multiple: the network takes sides that are multiples of it.
-        max_side: longest side that `read` gives; bounds the memory.
+        read: gives what is computed from, or None if nothing is to be computed. May raise PhotoError.
+        compute: photos and what was read of them -> what comes out for each, or its PhotoError.
+        write: gets the photo and its output (None if nothing was computed). May raise PhotoError.
+        size: (H, W) in which something that was read is computed.
+        max_side: the longest side that `size` may give, but for rounding; bounds the memory.
+        mixed: photos of any sizes are computed together, not only those of one.
     """
 
-    read: Callable[[Photo], np.ndarray | None]
-    compute: Callable[[list[Photo], list[np.ndarray]], Sequence[Output | PhotoError]]
+    read: Callable[[Photo], Input | None]
+    compute: Callable[[list[Photo], list[Input]], Sequence[Output | PhotoError]]
     write: Callable[[Photo, Output | None], Item]
-    multiple: int
+    size: Callable[[Input], tuple[int, int]]
     max_side: int
+    mixed: bool = False
 
     def run(
         self, photos: Sequence[Photo], device: torch.device, threads: int | None = None
@@ -99,14 +101,14 @@ class Pipeline(Generic[Output, Item]):
     def _compute(
         self, batch: list[_Job], write: Callable[..., Item], writers: ThreadPoolExecutor, free: Semaphore
     ) -> None:
-        """Through the network, where they need one, and to the writing threads."""
+        """What they need, and to the writing threads."""
         outputs: Sequence[Output | PhotoError | None] = [None]
         if batch[0].error:
             outputs = [batch[0].error]
-        elif batch[0].pixels is not None:
-            outputs = self.compute([job.photo for job in batch], [job.pixels for job in batch])
+        elif batch[0].input is not None:
+            outputs = self.compute([job.photo for job in batch], [job.input for job in batch])
         for job, output in zip(batch, outputs, strict=True):
-            job.pixels = None
+            job.input = None
             if isinstance(output, PhotoError):
                 job.result = Future()
                 job.result.set_exception(output)
@@ -115,18 +117,25 @@ class Pipeline(Generic[Output, Item]):
                 job.result = writers.submit(write, job.photo, output)
 
     def _next_batch(self, jobs: list[_Job], most: int) -> list[_Job]:
-        """The first job and those of its size for the network, at most `most` pixels. Waits for their pixels.
+        """The first job and those that go with it, at most `most` pixels. Waits until they are read.
 
         Which ones they are depends on the photos alone, not on what has been read by now.
         """
         first, *others = jobs
-        size = first.network_size(self.multiple)
-        batch, count = [first], 1 if size is None else max(1, most // (size[0] * size[1]))
+        size = first.size(self.size)
+        if size is None:
+            return [first]
+        batch, free = [first], most - math.prod(size)
         for job in others:
-            if len(batch) == count:
+            if free < (1 if self.mixed else math.prod(size)):
                 break
-            if job.network_size(self.multiple) == size:
-                batch.append(job)
+            own = job.size(self.size)
+            if own is None or not (self.mixed or own == size):
+                continue
+            free -= math.prod(own)
+            if free < 0:
+                break
+            batch.append(job)
         return batch
 
 
@@ -134,17 +143,17 @@ class Pipeline(Generic[Output, Item]):
 class _Job:
     photo: Photo
     reading: Future
-    pixels: np.ndarray | None = None
-    error: PhotoError | None = None  # why there are none
+    input: Any = None
+    error: PhotoError | None = None  # why there is none
     result: Future | None = None  # of writing
 
-    def network_size(self, multiple: int) -> tuple[int, int] | None:
-        """Waits for the pixels; None if there are none."""
+    def size(self, of: Callable[[Any], tuple[int, int]]) -> tuple[int, int] | None:
+        """Waits until it is read; None if there is nothing to compute from."""
         try:
-            self.pixels = self.reading.result()
+            self.input = self.reading.result()
         except PhotoError as error:
             self.error = error
-        return None if self.pixels is None else rounded_size(self.pixels.shape[:2], 1.0, multiple)
+        return None if self.input is None else of(self.input)
 
     def outcome(self) -> tuple[Photo, Any]:
         try:

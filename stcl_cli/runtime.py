@@ -1,4 +1,4 @@
-"""Where and how a network runs: device, mixed precision, seeds, worker processes."""
+"""Where and how a network runs: device, mixed precision, seeds, worker processes; tensors to a GPU and back."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import ctypes
 import os
 import random
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stcl_cli.console import warn
 from stcl_cli.errors import StclError
@@ -38,8 +40,6 @@ class Runtime:
 def make_runtime(device: str, amp: str = "off") -> Runtime:
     """StclError if the device is not there."""
     chosen = pick_device(device)
-    if chosen.type == "cuda" and chosen.index is not None:
-        torch.cuda.set_device(chosen)  # streams, events and graphs are the current device's
     if amp == "auto":
         # From Ampere on; an older GPU imitates bf16, slower than float32, and cuDNN has no convolutions of it there.
         amp = "bf16" if chosen.type == "cuda" and torch.cuda.get_device_capability(chosen) >= (8, 0) else "off"
@@ -69,7 +69,10 @@ def _keep_freed_memory() -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """'auto', 'cpu', 'cuda' or 'cuda:N' -> device. Processes that were started together share a machine's GPUs out."""
+    """'auto', 'cpu', 'cuda' or 'cuda:N' -> device; a GPU becomes PyTorch's current one.
+
+    Processes that were started together share a machine's GPUs out.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -84,8 +87,32 @@ def pick_device(name: str) -> torch.device:
             f"--device {name}: this machine shows {found} CUDA device{'' if found == 1 else 's'}; give --device cpu"
         )
     if device.type == "cuda" and device.index is None and launch().ranks > 1:
-        return torch.device("cuda", launch().local_rank % torch.cuda.device_count())
+        device = torch.device("cuda", launch().local_rank % torch.cuda.device_count())
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # streams, events, graphs and pinned memory are the current device's
     return device
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """From the CPU to a device; to a GPU without waiting for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def fetch(tensor: Tensor) -> Callable[[], np.ndarray]:
+    """Starts to bring a tensor from a GPU; what is given waits for it, and not for what was launched since then."""
+    there = tensor.to("cpu", non_blocking=True)
+    if not tensor.is_cuda:
+        return there.numpy
+    arrived = torch.cuda.Event(blocking=True)  # a thread that waits sleeps
+    arrived.record(torch.cuda.current_stream(tensor.device))
+    device = tensor.device
+
+    def wait() -> np.ndarray:
+        with torch.cuda.device(device):  # a thread's own is the first GPU, where waiting would set up memory
+            arrived.synchronize()
+        return there.numpy()
+
+    return wait
 
 
 def seed_everything(*numbers: int) -> None:

@@ -88,6 +88,7 @@ class Readers:
     def __init__(self, count: int) -> None:
         import torch  # here, because the command line imports this module to be quick
 
+        self.count = count
         self.notes = torch.zeros(count, NOTE_BYTES, dtype=torch.uint8).share_memory_()
 
     def start(self, worker: int) -> None:

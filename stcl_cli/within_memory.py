@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +31,21 @@ def if_it_fits(work: Callable[[], Result]) -> Result | None:
     return None
 
 
+def what_fits(works: Sequence[Callable[[list[Input]], list[Result]]], inputs: list[Input]) -> list[Result | None]:
+    """What the first of `works` gives for the inputs.
+
+    Where there is too little memory half of them at a time; for a single one what the next of `works` gives; None for
+    one that none of them has room for.
+    """
+    results = if_it_fits(lambda: works[0](inputs))
+    if results is None and len(inputs) > 1:
+        half = len(inputs) // 2
+        return [result for part in (inputs[:half], inputs[half:]) for result in what_fits(works, part)]
+    if results is None:
+        return what_fits(works[1:], inputs) if works[1:] else [None]
+    return results
+
+
 def too_large(path: Path) -> PhotoError:
     """A photo that there is too little memory for, even alone and on the CPU."""
     return PhotoError(f"{shown(path)}: there is too little memory for it; make it smaller or use fewer workers")
@@ -47,15 +62,17 @@ class Network:
         self, work: Callable[[nn.Module, Runtime, list[Input]], list[Result]], inputs: list[Input], paths: list[Path]
     ) -> list[Result | PhotoError]:
         """work(model, runtime, inputs) of the photos at `paths`; a PhotoError for one that does not fit anywhere."""
-        results = if_it_fits(lambda: work(self.model, self.runtime, inputs))
-        if results is None and len(inputs) > 1:
-            half = len(inputs) // 2
-            parts = (slice(half), slice(half, None))
-            return [result for part in parts for result in self.compute(work, inputs[part], paths[part])]
-        if results is None and self.runtime.device.type != "cpu":
+
+        def here(pairs: list[tuple[Input, Path]]) -> list[Result]:
+            return work(self.model, self.runtime, [one for one, _ in pairs])
+
+        def on_cpu(pairs: list[tuple[Input, Path]]) -> list[Result]:
             if self.on_cpu is None:
-                warn(f"{shown(paths[0])}: is too large for the GPU's memory; the CPU takes it, and others like it")
+                warn(f"{shown(pairs[0][1])}: is too large for the GPU's memory; the CPU takes it, and others like it")
                 self.on_cpu = copy.deepcopy(self.model.to(CPU))
                 self.model.to(self.runtime.device)
-            results = if_it_fits(lambda: work(self.on_cpu, Runtime(CPU, None), inputs))
-        return [too_large(paths[0])] if results is None else results
+            return work(self.on_cpu, Runtime(CPU, None), [one for one, _ in pairs])
+
+        works = [here] if self.runtime.device.type == "cpu" else [here, on_cpu]
+        results = what_fits(works, list(zip(inputs, paths, strict=True)))
+        return [too_large(path) if result is None else result for result, path in zip(results, paths, strict=True)]

@@ -189,7 +189,7 @@ def pretended() -> Iterator[Counter[str]]:
         with (
             mock.patch.object(torch.cuda, "device_count", return_value=1),
             mock.patch.multiple(
-                torch.cuda, Event=mock.DEFAULT, current_stream=mock.DEFAULT
+                torch.cuda, Event=mock.DEFAULT, current_stream=mock.DEFAULT, device=mock.DEFAULT
             ),  # all has happened when it is asked for
             mock.patch.multiple(torch.inference_mode, __enter__=_no_grad, __exit__=_grad_as_before),
             _Mode(),

@@ -1,13 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from pretended_cuda import pretended
 from torch import nn
 from torch.nn import functional as F
 
 from stcl_cli import inference
 from stcl_cli.cams import normalise_cams
-from stcl_cli.inference import best_labels, fetch, label_maps, photo_affinities, photo_cams, photo_scores
+from stcl_cli.inference import best_labels, label_maps, network_size, photo_affinities, photo_cams, photo_scores
 from stcl_cli.memory import memory_maps
 from stcl_cli.runtime import make_runtime
 from stcl_models.backbone import Backbone
@@ -89,14 +88,9 @@ def test_maps_of_photos_with_no_one_and_three_labels_together_as_one_by_one(monk
         assert torch.allclose(mine, other, atol=1e-6)
 
 
-def test_fetching_from_a_gpu_waits_for_what_was_launched_before():
-    with pretended():
-        tensor = torch.arange(3, device="cuda")
-        wait = fetch(tensor)
-        torch.cuda.Event().record.assert_called_once_with(torch.cuda.current_stream())
-        torch.cuda.Event().synchronize.assert_not_called()
-        assert wait().tolist() == [0, 1, 2]
-        torch.cuda.Event().synchronize.assert_called_once_with()
+def test_the_size_in_a_network():
+    assert network_size(np.zeros((45, 62, 3), np.uint8), 16) == (48, 64)
+    assert network_size(np.zeros((1, 500, 3), np.uint8), 16) == (16, 496)
 
 
 def test_affinity_of_a_photo_of_any_size():

@@ -78,7 +78,7 @@ def test_the_rate_of_a_pipeline_whose_batches_take_a_second_each(count, last):
         written.release()
 
     pixels = np.zeros((512, 512, 3), np.uint8)  # two fill a batch
-    work = Pipeline(lambda photo: pixels, compute, write, 16, 512)
+    work = Pipeline(lambda photo: pixels, compute, write, lambda photo: photo.shape[:2], 512)
     for _ in work.run([Photo(str(number), Path()) for number in range(count)], CPU):
         times.append(seconds)
         if len(times) == count - last:

@@ -22,6 +22,11 @@ def photos_of(count):
     return [Photo(str(number), Path(f"{number}.jpg")) for number in range(count)]
 
 
+def size_of(pixels):
+    """Rounded to patches of 16, as a network's."""
+    return tuple(max(16, round(side / 16) * 16) for side in pixels.shape[:2])
+
+
 class Work:
     """Photos of the sizes given, None where no network is needed, an error where reading fails."""
 
@@ -44,14 +49,14 @@ class Work:
     def write(self, photo, output):
         return photo.name, output
 
-    def run(self, threads=2):
-        made = Pipeline(self.read, self.compute, self.write, multiple=16, max_side=64)
+    def run(self, threads=2, mixed=False):
+        made = Pipeline(self.read, self.compute, self.write, size_of, max_side=64, mixed=mixed)
         return list(made.run(photos_of(len(self.sizes)), CPU, threads))
 
 
 @quick
-@given(seeds, st.integers(0, 25), st.integers(1, 3))
-def test_every_photo_once_in_order_and_batches_of_one_size(seed, count, threads):
+@given(seeds, st.integers(0, 25), st.integers(1, 3), st.booleans())
+def test_every_photo_once_in_order_and_batches_of_one_size_or_of_any(seed, count, threads, mixed):
     rng = np.random.default_rng(seed)
     bad = PhotoError("bad")
     kinds = [None, bad, (63, 20), *[tuple(rng.integers(1, 64, 2)) for _ in range(4)]]
@@ -59,7 +64,7 @@ def test_every_photo_once_in_order_and_batches_of_one_size(seed, count, threads)
     work = Work(*sizes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "BATCH_PIXELS", {"cpu": 4096})
-        outcomes = work.run(threads)
+        outcomes = work.run(threads, mixed)
     assert [photo.name for photo, _ in outcomes] == [str(i) for i in range(count)]
     for number, (size, (_, outcome)) in enumerate(zip(sizes, outcomes, strict=True)):
         if size and size is not bad and size[0] == 63:
@@ -67,9 +72,11 @@ def test_every_photo_once_in_order_and_batches_of_one_size(seed, count, threads)
         else:
             assert outcome == (bad if size is bad else (str(number), None if size is None else number))
     for batch in work.batches:
-        rounded = {tuple(max(16, round(side / 16) * 16) for side in size) for size in batch}
-        assert len(rounded) == 1
-        assert len(batch) == 1 or len(batch) * np.prod(rounded.pop()) <= 4096
+        rounded = [size_of(np.empty(size)) for size in batch]
+        assert mixed or len(set(rounded)) == 1
+        assert len(batch) == 1 or sum(height * width for height, width in rounded) <= 4096
+    if mixed and not {None, bad} & set(sizes):  # in order, each batch as full as it gets
+        assert [size for batch in work.batches for size in batch] == sizes
 
 
 def test_a_failure_to_write_is_one_photo_s_or_everybody_s():
@@ -108,7 +115,7 @@ def test_what_is_held_is_bounded_and_outcomes_come_early():
     work = Work(*[(64, 64)] * 100)
     waiting = threading.Event()
     work.write = lambda photo, output: (photo.name == "0" or waiting.wait(10)) and output
-    made = Pipeline(work.read, work.compute, work.write, multiple=16, max_side=64)
+    made = Pipeline(work.read, work.compute, work.write, size_of, max_side=64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "BATCH_PIXELS", {"cpu": 4096})
         outcomes = made.run(photos_of(100), CPU, threads=1)
@@ -133,7 +140,7 @@ def test_what_was_written_when_a_run_is_stopped_is_told_before_it_ends():
             return super().write(photo, output)
 
     work = Stopped((16, 16), (32, 32), (16, 16), (32, 32))
-    outcomes = Pipeline(work.read, work.compute, work.write, 16, 64).run(photos_of(4), CPU, 2)
+    outcomes = Pipeline(work.read, work.compute, work.write, size_of, 64).run(photos_of(4), CPU, 2)
     assert [next(outcomes)[0].name for _ in range(2)] == ["0", "2"]
     with pytest.raises(KeyboardInterrupt):
         next(outcomes)

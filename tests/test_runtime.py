@@ -6,9 +6,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from pretended_cuda import pretended
 
 from stcl_cli.errors import StclError
-from stcl_cli.runtime import cores, make_runtime, pick_device, seed_everything
+from stcl_cli.runtime import cores, fetch, make_runtime, pick_device, seed_everything, upload
 
 
 @pytest.mark.parametrize(
@@ -28,13 +29,36 @@ def test_auto_takes_what_is_there(monkeypatch):
         pick_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    current = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: current.append(device.index))
     assert pick_device("auto") == torch.device("cuda")
     assert pick_device("cuda:1").index == 1
+    assert current == [1]  # the first is the current one already
     for rank in range(3):  # three processes share the two GPUs of this machine
         for variable, value in {"RANK": rank + 4, "WORLD_SIZE": 8, "LOCAL_RANK": rank}.items():
             monkeypatch.setenv(variable, str(value))
         assert pick_device("auto") == torch.device("cuda", rank % 2)
         assert pick_device("cuda:1").index == 1
+    assert current == [1, 0, 1, 1, 1, 0, 1]
+
+
+def test_to_a_gpu_and_back_without_waiting():
+    with pretended() as waits:
+        there = upload(torch.arange(3), torch.device("cuda"))
+        assert there.is_cuda
+        assert not waits
+        wait = fetch(there)
+        torch.cuda.Event().record.assert_called_once_with(torch.cuda.current_stream())
+        torch.cuda.Event().synchronize.assert_not_called()
+        assert wait().tolist() == [0, 1, 2]
+        torch.cuda.Event().synchronize.assert_called_once_with()
+        torch.cuda.device.assert_called_once_with(there.device)
+
+
+def test_on_the_cpu_a_tensor_is_where_it_is():
+    tensor = torch.arange(3)
+    assert upload(tensor, torch.device("cpu")) is tensor
+    assert np.shares_memory(fetch(tensor)(), tensor.numpy())
 
 
 @pytest.mark.parametrize(("amp", "dtype"), [("auto", torch.float32), ("off", torch.float32), ("bf16", torch.bfloat16)])

@@ -6,7 +6,7 @@ from torch import nn
 
 from stcl_cli.errors import PhotoError
 from stcl_cli.runtime import Runtime, make_runtime
-from stcl_cli.within_memory import Network, if_it_fits
+from stcl_cli.within_memory import Network, if_it_fits, what_fits
 
 GPU = Runtime(torch.device("cuda"), torch.bfloat16)
 
@@ -36,6 +36,28 @@ def test_too_little_memory_is_none_and_no_error(refusal):
 def test_any_other_error_stays_one():
     with pytest.raises(RuntimeError, match="shapes"):
         if_it_fits(lambda: refuse(RuntimeError, "shapes do not fit"))
+
+
+def test_less_at_a_time_then_by_other_means_then_not_at_all():
+    """Eight of which the first means takes two at a time, but none of 50 or more, and the other none of 90."""
+    asked = []
+
+    def first(sizes):
+        asked.append(("first", sizes))
+        if len(sizes) > 2 or max(sizes) >= 50:
+            refuse(torch.cuda.OutOfMemoryError)
+        return [f"first: {size}" for size in sizes]
+
+    def other(sizes):
+        asked.append(("other", sizes))
+        return refuse(MemoryError) if max(sizes) >= 90 else [f"other: {size}" for size in sizes]
+
+    sizes = [1, 2, 3, 50, 5, 6, 90, 8]
+    assert what_fits([first, other], sizes) == [
+        "first: 1", "first: 2", "first: 3", "other: 50", "first: 5", "first: 6", None, "first: 8",
+    ]  # fmt: skip
+    assert [sizes for means, sizes in asked if means == "other"] == [[50], [90]]
+    assert what_fits([first], [90, 2]) == [None, "first: 2"]
 
 
 class Recorder(nn.Linear):

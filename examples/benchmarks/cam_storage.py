@@ -24,7 +24,7 @@ from stcl_cli.formats.masks import read_mask
 from stcl_cli.inference import CAM_STRIDE, label_maps, photo_cams
 from stcl_cli.metrics import confusion_matrix, mean_iou
 from stcl_cli.networks import load_stcl
-from stcl_cli.refine.chain import refine_masks
+from stcl_cli.refine.chain import mask_of, refine_scores
 from stcl_cli.runtime import make_runtime
 
 
@@ -69,7 +69,8 @@ def main() -> None:
             ways = {"float32": replace(file, cam_KHW=maps[1]), "file": read_cam(path)}
             truth = read_mask(output_path(arguments.truth, photo.name, ".png"))
             for name, cam in ways.items():
-                mask = refine_masks([cam], [pixels], config, runtime.device)[0]
+                (scores,) = refine_scores([cam], [pixels], config, runtime.device)
+                mask = mask_of(None if scores is None else scores.cpu().numpy(), cam)
                 totals[name] = totals[name] + confusion_matrix(truth, mask, len(info.classes) + 1)
     miou = {name: 100 * mean_iou(total) for name, total in totals.items()}
     result = {

@@ -75,7 +75,9 @@ def count(photos: Sequence[Photo], options: argparse.Namespace) -> dict[str, np.
             )
             pixels = read_photo(photo.path, config.max_side)
             (scores,) = refine_scores([cam], [pixels], config, torch.device("cpu"))
-            masks = masks_of(scores, cam) * (1 if cam.labels else len(options.backgrounds))
+            masks = masks_of(None if scores is None else scores.numpy(), cam) * (
+                1 if cam.labels else len(options.backgrounds)
+            )
             matrices = [confusion_matrix(truth, mask, len(cam.classes) + 1) for mask in masks]
             counts[method] = counts.get(method, 0) + np.array(matrices)
     return counts

@@ -232,6 +232,7 @@ class RefineConfig(Sharing):
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     workers: int | None = option(
         None,
-        "Processes on the CPU, one thread each; 0 or 1: this one alone, with all threads. [default: one a core]",
+        "Processes on the CPU, one thread each; 0 or 1: this one alone, with all threads [default: one a core]. Beside "
+        "a GPU threads that read and write [default: one a core, up to 8].",
         range=NOT_NEGATIVE,
     )

@@ -26,6 +26,7 @@ from stcl_cli.refine.crf import probs_from_labels
 from stcl_cli.refine.par import pixel_adaptive_refine
 from stcl_cli.refine.presets import CRF_PRESETS, CrfParams
 from stcl_cli.refine.walk import random_walk
+from stcl_cli.runtime import upload
 from stcl_cli.strips import argmax_at_size
 
 DenseCrf = Callable[[Sequence[Tensor], Sequence[np.ndarray], CrfParams], list[Tensor]]
@@ -39,23 +40,13 @@ class HardLabels:
     size: tuple[int, int]
 
 
-def refine_masks(
-    sources: Sequence[CamFile | HardLabels], photos: Sequence[np.ndarray], config: RefineConfig, device: torch.device
-) -> list[np.ndarray]:
-    """Label maps (uint8, each of its photo's full size); photos are uint8 RGB, possibly reduced."""
-    sets = [
-        masks_of(score, source)
-        for score, source in zip(refine_scores(sources, photos, config, device), sources, strict=True)
-    ]
-    return [between_is_ignored(masks[0], masks[-1]) for masks in sets]
-
-
 def refine_scores(
     sources: Sequence[CamFile | HardLabels], photos: Sequence[np.ndarray], config: RefineConfig, device: torch.device
 ) -> list[Tensor | None]:
     """Refined scores (S, K, H, W) of each photo's labels; None where there are less than two to weigh.
 
-    A mask that no step fills keeps what it leaves open, so there one label is enough.
+    Photos are uint8 RGB, possibly reduced; a batch of any sizes. A mask that no step fills keeps what it leaves open,
+    so there one label is enough.
     """
     values = [_values(source) for source in sources]
     fewest = [1 if config.method == "none" and isinstance(source, HardLabels) else 2 for source in sources]
@@ -73,21 +64,27 @@ def refine_scores(
     return found
 
 
-def masks_of(scores_SKHW: Tensor | None, source: CamFile | HardLabels) -> list[np.ndarray]:
+def mask_of(scores_SKHW: np.ndarray | None, source: CamFile | HardLabels) -> np.ndarray:
+    """The label map, uint8 of the photo's own size: where a low and a high background score differ, 255."""
+    masks = masks_of(scores_SKHW, source)
+    return between_is_ignored(masks[0], masks[-1])
+
+
+def masks_of(scores_SKHW: np.ndarray | None, source: CamFile | HardLabels) -> list[np.ndarray]:
     """The best label at the photo's own size, by each set of scores."""
     values = _values(source)
     if scores_SKHW is None:
         return [np.full(source.size, [*values, IGNORE][0], np.uint8)]
-    masks = [values[argmax_at_size(score.cpu().numpy(), source.size)] for score in scores_SKHW]
+    masks = [values[argmax_at_size(score, source.size)] for score in scores_SKHW]
     if isinstance(source, HardLabels):
         for mask_HW, score in zip(masks, scores_SKHW, strict=True):
             mask_HW[_undecided(score, source)] = IGNORE
     return masks
 
 
-def _undecided(scores_KHW: Tensor, source: HardLabels) -> np.ndarray:
+def _undecided(scores_KHW: np.ndarray, source: HardLabels) -> np.ndarray:
     """Where the mask says nothing and no step has preferred a label to another: bool, at the photo's own size."""
-    equal_HW = (scores_KHW.amax(0) - scores_KHW.amin(0) < 1e-6).cpu().numpy() & (source.mask_HW == IGNORE)
+    equal_HW = (scores_KHW.max(0) - scores_KHW.min(0) < 1e-6) & (source.mask_HW == IGNORE)
     return cv2.resize(equal_HW.astype(np.uint8), source.size[::-1], interpolation=cv2.INTER_NEAREST_EXACT) > 0
 
 
@@ -120,19 +117,19 @@ def _scores(
     if isinstance(source, HardLabels):
         slot_of = np.full(256, IGNORE, np.uint8)
         slot_of[values] = np.arange(len(values))
-        labels_HW = torch.from_numpy(slot_of[source.mask_HW]).to(device)
+        labels_HW = upload(torch.from_numpy(slot_of[source.mask_HW]), device)
         return probs_from_labels(labels_HW, len(values), config.confidence, IGNORE)[None]
-    maps = torch.from_numpy(source.cam_KHW).to(device)
+    maps = upload(torch.from_numpy(source.cam_KHW), device)
     if "affinity" not in config.method:
         return with_background(_resize(maps, size), config.background)
-    similarity = torch.from_numpy(source.affinity_hwJ).to(device)
+    similarity = upload(torch.from_numpy(source.affinity_hwJ), device)
     on_patches = with_background(_resize(maps, similarity.shape[:2]), config.background)
     walked = random_walk(on_patches.flatten(0, 1), similarity, config.walk_steps, config.walk_sharpness)
     return _resize(walked, size).view(*on_patches.shape[:2], *size)
 
 
 def _par(scores_SKHW: Tensor, photo_HW3: np.ndarray) -> Tensor:
-    image_3HW = torch.from_numpy(photo_HW3).to(scores_SKHW.device).permute(2, 0, 1)
+    image_3HW = upload(torch.from_numpy(photo_HW3), scores_SKHW.device).permute(2, 0, 1)
     return pixel_adaptive_refine(scores_SKHW.flatten(0, 1)[None], image_3HW[None])[0].view_as(scores_SKHW)
 
 

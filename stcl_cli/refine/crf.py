@@ -18,6 +18,7 @@ from torch import Tensor
 from stcl_cli.errors import StclError
 from stcl_cli.refine.lattice import Lattice, build_lattice
 from stcl_cli.refine.presets import CrfParams
+from stcl_cli.runtime import upload
 
 SMALLEST_PROB = 1e-5  # scores are clipped here before the logarithm, as in pydensecrf.utils
 LARGEST_EXPONENT = 80.0  # exp of more nears float32's end; smaller exponents need no shift
@@ -83,9 +84,7 @@ def _check_widths(params: CrfParams, side: int) -> None:
 
 def _bilateral_features(photos: Sequence[np.ndarray | Tensor], params: CrfParams, device: torch.device) -> list[Tensor]:
     pixels_N3 = torch.from_numpy(np.concatenate([np.asarray(photo).reshape(-1, 3) for photo in photos]))
-    if device.type == "cuda":  # one copy for all, that is not waited for
-        pixels_N3 = pixels_N3.pin_memory().to(device, non_blocking=True)
-    colours_3N = _divide(pixels_N3.t().float(), params.bilateral_rgb)
+    colours_3N = _divide(upload(pixels_N3, device).t().float(), params.bilateral_rgb)  # one copy for all
     places = [_position_features(*photo.shape[:2], params.bilateral_xy, device) for photo in photos]
     colours = colours_3N.split([place.shape[1] for place in places], 1)
     return [torch.cat(both) for both in zip(places, colours, strict=True)]

@@ -82,7 +82,7 @@ class Bench:
         self.config, self.runtime, self.folder = config, runtime, folder
         self.batch = max(1, BATCH_PIXELS[runtime.device.type] // config.crop_size**2)
         processes = cores() if config.workers is None else config.workers
-        self.at_once = max(1, processes) if runtime.device.type == "cpu" else refine.CUDA_BATCH  # by refine
+        self.at_once = max(1, processes) if runtime.device.type == "cpu" else self.batch  # by refine
         least = 4 * max(self.batch, self.at_once)  # of an export, of which the first and the last batch do not count
         self.trained_on = config.photos or max(PHOTOS[runtime.device.type], least)
         self.count = max(self.trained_on, least)
@@ -169,7 +169,12 @@ class Bench:
         return Measured(rate, predict_gflop(model, self.size, settings.scales, settings.flip))
 
     def refine(self) -> Measured:
-        settings = RefineConfig(cams=str(self.folder / "cams"), output=str(self.folder / "refine"), **self.given)
+        settings = RefineConfig(
+            cams=str(self.folder / "cams"),
+            output=str(self.folder / "refine"),
+            max_side=self.trained["max_side"],
+            **self.given,
+        )
         return Measured(self._rate_of(lambda done: refine.run(settings, done), self.at_once), None)
 
     def loader_ms(self, what: str) -> float:

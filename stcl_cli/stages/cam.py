@@ -20,10 +20,10 @@ from stcl_cli.formats.cams import CamFile, write_cam
 from stcl_cli.formats.files import output_path
 from stcl_cli.formats.photo_labels import add_photo_labels
 from stcl_cli.formats.runs import Failures
-from stcl_cli.inference import fetch, label_maps, photo_affinities, photo_cams
+from stcl_cli.inference import label_maps, network_size, photo_affinities, photo_cams
 from stcl_cli.networks import compile_blocks, load_stcl
 from stcl_cli.pipeline import Pipeline
-from stcl_cli.runtime import Runtime, make_runtime
+from stcl_cli.runtime import Runtime, fetch, make_runtime
 from stcl_cli.stages.output import Done, Outcomes, Result, finish, nobody, open_folder, skip
 from stcl_cli.within_memory import Network
 from stcl_models.stcl import Stcl
@@ -83,7 +83,8 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
         names = [info.classes[label] for label in file.labels]
         return {"image": photo.name, "output": path, "classes": names, "source": file.source}
 
-    work = Pipeline(read, compute, write, model.backbone.patch_size, trained.max_side)
+    size = partial(network_size, multiple=model.backbone.patch_size)
+    work = Pipeline(read, compute, write, size, trained.max_side)
     outcomes = Outcomes(failures, done)
     with meter("cam", len(wanted), len(wanted) - len(todo)) as gauge:
         for photo, outcome in work.run(todo, runtime.device, config.workers):

@@ -26,7 +26,7 @@ from stcl_cli.data.pixels import read_photo
 from stcl_cli.discriminants import learn_discriminants
 from stcl_cli.distributed import all_gather_rows, rank, ranks
 from stcl_cli.errors import PhotoError
-from stcl_cli.inference import PhotoCams, label_maps, photo_cams
+from stcl_cli.inference import PhotoCams, label_maps, network_size, photo_cams
 from stcl_cli.memory import (
     LEAST_PATCHES,
     discriminants_of,
@@ -155,7 +155,8 @@ def regions_of_photos(
     def keep(photo: Photo, found: Found) -> Found:
         return found
 
-    work = Pipeline(read, compute, keep, model.backbone.patch_size, config.max_side)
+    size = partial(network_size, multiple=model.backbone.patch_size)
+    work = Pipeline(read, compute, keep, size, config.max_side)
     for _, outcome in work.run([labelled[index][0] for index in indices], runtime.device):
         # The loader names a photo that cannot be read if training meets it, and `stcl cam` will.
         entries, sample = (no_entries(model.memory), None) if isinstance(outcome, PhotoError) else outcome

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.data.pixels import photo_size, read_photo
 from stcl_cli.errors import PhotoError
 from stcl_cli.formats.masks import read_mask
-from stcl_cli.inference import best_labels, fetch, photo_scores
+from stcl_cli.inference import best_labels, network_size, photo_scores
 from stcl_cli.networks import compile_blocks, load_segmenter
 from stcl_cli.pipeline import Pipeline
-from stcl_cli.runtime import make_runtime
+from stcl_cli.runtime import fetch, make_runtime
 from stcl_cli.stages.output import Done, MaskFolder, Outcomes, Result, finish, nobody, skip
 from stcl_cli.strips import argmax_at_size
 from stcl_cli.within_memory import Network
@@ -61,7 +62,8 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
                 mask = argmax_at_size(mask, photo_size(photo.path))
         return folder.write(photo, mask)
 
-    work = Pipeline(read, compute, write, model.multiple, trained.max_side)
+    size = partial(network_size, multiple=model.multiple)
+    work = Pipeline(read, compute, write, size, trained.max_side)
     outcomes = Outcomes(folder.failures, done)
     with meter("predict", len(photos), len(photos) - len(todo)) as gauge:
         for photo, outcome in work.run(todo, runtime.device, config.workers):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from stcl_cli.comparing import labels_among
 from stcl_cli.config import RefineConfig
@@ -26,19 +26,19 @@ from stcl_cli.formats.classes import find_classes
 from stcl_cli.formats.files import shown
 from stcl_cli.formats.masks import read_mask
 from stcl_cli.formats.runs import made_by_stcl, read_config
-from stcl_cli.refine.chain import HardLabels, dense_crf_of, refine_masks
-from stcl_cli.runtime import cores, pick_device
+from stcl_cli.pipeline import Pipeline
+from stcl_cli.refine.chain import HardLabels, dense_crf_of, mask_of, refine_scores
+from stcl_cli.runtime import cores, fetch, pick_device
 from stcl_cli.stages.output import Done, MaskFolder, Outcomes, Result, finish, nobody, skip
-from stcl_cli.threads import DECODERS, thread_pool
 from stcl_cli.watch import Readers
-from stcl_cli.within_memory import CPU, if_it_fits, too_large
+from stcl_cli.within_memory import CPU, if_it_fits, too_large, what_fits
 
 NO_AFFINITY_IN_MASKS = "knows nothing of patches that are alike; give --method crf, or another without affinity"
 NO_AFFINITY = "holds no affinity of patches; make it with stcl cam --affinity, or give a --method without affinity"
-SLOWEST = 7200.0  # seconds for a batch, which is not only read but computed
-CUDA_BATCH = 16  # photos refined together on a GPU; a core takes one at a time
+SLOWEST = 7200.0  # seconds for a photo, which is not only read but computed
 
-Job = tuple[Photo, Path]  # photo, its CAM file or mask
+Input = tuple[CamFile | HardLabels, np.ndarray]  # what is refined, and the (reduced) photo
+Output = tuple[CamFile | HardLabels, Callable[[], np.ndarray] | None]  # it, and its scores, which may be on their way
 Outcome = tuple[Photo, dict[str, Any] | PhotoError]  # the item for Done, or why there is none
 
 
@@ -54,34 +54,47 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
     files = match_outputs(cams, ".safetensors", photos)
     if not files.by_photo and not files.orphans:  # no CAM file at all
         files = match_outputs(cams, ".png", photos)
-    jobs = [(photo, files.by_photo[photo.name]) for photo in photos if photo.name in files.by_photo]
-    if not jobs:
+    photos = [photo for photo in photos if photo.name in files.by_photo]
+    if not photos:
         raise StclError(
             f"{shown(cams)}: holds no CAM file or mask for any photo in {config.images}; run stcl cam first"
         )
-    _look_for_affinity(jobs[0][1], config.method)
+    _look_for_affinity(files.by_photo[photos[0].name], config.method)
     classes = find_classes(None, cams)
     folder = MaskFolder(config, "refine", classes)
     mine = folder.failures.shard.mine
-    jobs = [(photo, path) for photo, path in jobs if mine(photo.name)]
+    photos = [photo for photo in photos if mine(photo.name)]
     skipped = [(name, reason) for name, reason in skipped + files.orphans if mine(name)]
     skip(folder.failures, skipped)
-    todo = [job for job in jobs if not folder.has(job[0].name)]
-    on_cpu = device.type == "cpu"
-    work = _Work(config, device, folder, classes, todo, 1 if on_cpu else CUDA_BATCH)
-    workers = min(cores() if config.workers is None else config.workers, len(todo)) if on_cpu else 0
-    workers = workers if workers > 1 else 0
-    readers = Readers(workers)
-    # A DataLoader gives what is wanted here: one process a core with one thread each, results in order, bounded.
-    loader = DataLoader(work, batch_size=None, num_workers=workers, worker_init_fn=readers.start)
-    results = Outcomes(folder.failures, done)
-    with meter("refine", len(jobs), len(jobs) - len(todo)) as gauge:
-        for outcomes in readers.batches(loader, SLOWEST):
-            for photo, outcome in outcomes:
-                results.add(photo, outcome)
-            gauge.advance(len(outcomes))
+    todo = [photo for photo in photos if not folder.has(photo.name)]
+    work = _Work(config, device, folder, classes, files.by_photo)
+    outcomes = Outcomes(folder.failures, done)
+    with meter("refine", len(photos), len(photos) - len(todo)) as gauge:
+        for photo, outcome in _in_processes(work, todo) if device.type == "cpu" else _in_batches(work, todo):
+            outcomes.add(photo, outcome)
+            gauge.advance()
     then = ("segtrain", config.images, "--masks", folder.path, *_init(cams), "-o", "SEG")
-    return finish(folder.path, results, len(jobs) + len(skipped), "masks", then)
+    return finish(folder.path, outcomes, len(photos) + len(skipped), "masks", then)
+
+
+def _in_processes(work: _Work, photos: list[Photo]) -> Iterator[Outcome]:
+    """On the CPU: one process a core with one thread each. A DataLoader bounds them and keeps the photos' order."""
+    workers = min(cores() if work.config.workers is None else work.config.workers, len(photos))
+    readers = Readers(workers if workers > 1 else 0)
+    loader = DataLoader(
+        photos, batch_size=None, collate_fn=work.whole, num_workers=readers.count, worker_init_fn=readers.start
+    )
+    return readers.batches(loader, SLOWEST)
+
+
+def _in_batches(work: _Work, photos: list[Photo]) -> Iterator[Outcome]:
+    """On a GPU: photos of any sizes at a time, while others are read and written by threads."""
+    pipeline = Pipeline(work.read, work.compute, work.write, _size, work.config.max_side, mixed=True)
+    return pipeline.run(photos, work.device, work.config.workers)
+
+
+def _size(source: Input) -> tuple[int, int]:
+    return source[1].shape[:2]
 
 
 def _init(cams: Path) -> tuple[str, ...]:
@@ -104,56 +117,22 @@ def _look_for_affinity(path: Path, method: str) -> None:
         raise StclError(f"{shown(path)}: {NO_AFFINITY}")
 
 
-class _Work(Dataset):
-    """An item is a batch: read, refined and written."""
+@dataclass(frozen=True)
+class _Work:
+    """What is done with a photo: read, refined, written."""
 
-    def __init__(
-        self,
-        config: RefineConfig,
-        device: torch.device,
-        folder: MaskFolder,
-        classes: tuple[str, ...],
-        jobs: Sequence[Job],
-        batch: int,
-    ) -> None:
-        self.config, self.device, self.folder, self.classes = config, device, folder, classes
-        self.batches = [jobs[start : start + batch] for start in range(0, len(jobs), batch)]
+    config: RefineConfig
+    device: torch.device
+    folder: MaskFolder
+    classes: tuple[str, ...]
+    paths: Mapping[str, Path]  # of each photo's CAM file or mask, by the photo's name
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> list[Outcome]:
-        jobs = self.batches[index]
-        # A GPU's batch is read and written by threads; a core that is one of many has a single photo.
-        with thread_pool(DECODERS) if len(jobs) > 1 else nullcontext() as pool:
-            each = map if pool is None else pool.map
-            found = list(each(self._source, jobs))
-            todo = [source for source in found if isinstance(source, tuple)]
-            sources, pixels = [source for source, _ in todo], [pixels for _, pixels in todo]
-            refined = iter(refine_what_fits(sources, pixels, self.config, self.device))
-            masks = [next(refined) if isinstance(source, tuple) else source for source in found]
-            return list(each(self._outcome, [photo for photo, _ in jobs], masks))
-
-    def _source(self, job: Job) -> tuple[CamFile | HardLabels, np.ndarray] | np.ndarray | PhotoError:
-        """What to refine; or the mask, where that is there and its overlay lacks; or why there is nothing."""
-        photo, path = job
-        try:
-            if os.path.isfile(self.folder.mask_path(photo.name)):
-                return read_mask(self.folder.mask_path(photo.name))
-            return self._read(photo, path)
-        except PhotoError as error:
-            return error
-
-    def _outcome(self, photo: Photo, mask: np.ndarray | PhotoError | None) -> Outcome:
-        if isinstance(mask, PhotoError):
-            return photo, mask
-        try:
-            return photo, too_large(photo.path) if mask is None else self.folder.write(photo, mask)
-        except PhotoError as error:
-            return photo, error
-
-    def _read(self, photo: Photo, path: Path) -> tuple[CamFile | HardLabels, np.ndarray]:
-        """The CAMs, or the mask, and the (reduced) photo. PhotoError if they do not go together."""
+    def read(self, photo: Photo) -> Input | None:
+        """The CAMs, or the mask, and the (reduced) photo; None if what lacks is an overlay. PhotoError if they do not
+        go together."""
+        if os.path.isfile(self.folder.mask_path(photo.name)):
+            return None
+        path = self.paths[photo.name]
         cam = read_cam(path) if path.suffix == ".safetensors" else None
         pixels = read_photo(photo.path, self.config.max_side)
         full = photo_size(photo.path)
@@ -169,6 +148,37 @@ class _Work(Dataset):
             raise PhotoError(f"{shown(path)}: {NO_AFFINITY}")
         return _named(cam, path, self.classes), pixels
 
+    def compute(self, photos: list[Photo], inputs: list[Input]) -> list[Output | PhotoError]:
+        devices = [self.device] if self.device.type == "cpu" else [self.device, CPU]
+        found = what_fits([partial(_refine, self.config, device) for device in devices], inputs)
+        return [too_large(photo.path) if one is None else one for photo, one in zip(photos, found, strict=True)]
+
+    def write(self, photo: Photo, output: Output | None) -> dict[str, Any]:
+        if output is None:
+            return self.folder.write(photo, read_mask(self.folder.mask_path(photo.name)))
+        source, scores_SKHW = output
+        mask_HW = if_it_fits(lambda: mask_of(scores_SKHW and scores_SKHW(), source))
+        if mask_HW is None:
+            raise too_large(photo.path)
+        return self.folder.write(photo, mask_HW)
+
+    def whole(self, photo: Photo) -> Outcome:
+        """All of it, for a process that takes one photo after the other."""
+        try:
+            source = self.read(photo)
+            output = None if source is None else self.compute([photo], [source])[0]
+            if isinstance(output, PhotoError):
+                raise output
+            return photo, self.write(photo, output)
+        except PhotoError as error:
+            return photo, error
+
+
+def _refine(config: RefineConfig, device: torch.device, inputs: list[Input]) -> list[Output]:
+    sources, photos = [source for source, _ in inputs], [pixels for _, pixels in inputs]
+    scores = refine_scores(sources, photos, config, device)
+    return [(source, None if own is None else fetch(own)) for source, own in zip(sources, scores, strict=True)]
+
 
 def _named(cam: CamFile, path: Path, classes: tuple[str, ...]) -> CamFile:
     """CAMs as of a run with these classes. PhotoError if they have a map of another one."""
@@ -180,17 +190,3 @@ def _named(cam: CamFile, path: Path, classes: tuple[str, ...]) -> CamFile:
         raise PhotoError(str(error)) from error
     order = np.argsort(labels)
     return replace(cam, classes=classes, labels=tuple(sorted(labels)), cam_KHW=cam.cam_KHW[order], scores=())
-
-
-def refine_what_fits(
-    sources: Sequence[CamFile | HardLabels], photos: Sequence[np.ndarray], config: RefineConfig, device: torch.device
-) -> list[np.ndarray | None]:
-    """`refine_masks`; where there is too little memory half of them at a time, then on the CPU, then None."""
-    masks = if_it_fits(lambda: refine_masks(sources, photos, config, device))
-    if masks is not None:
-        return masks
-    if len(sources) > 1:
-        half = len(sources) // 2
-        parts = (slice(half), slice(half, None))
-        return [mask for part in parts for mask in refine_what_fits(sources[part], photos[part], config, device)]
-    return [None] if device.type == "cpu" else refine_what_fits(sources, photos, config, CPU)

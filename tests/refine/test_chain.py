@@ -14,7 +14,12 @@ from stcl_cli.formats.cams import CamFile
 from stcl_cli.refine import chain, crf, pydensecrf_backend
 from stcl_cli.refine.presets import CRF_PRESETS, CrfParams
 
-CPU = torch.device("cpu")
+
+def refine_masks(sources, photos, config: RefineConfig) -> list[np.ndarray]:
+    scores = chain.refine_scores(sources, photos, config, torch.device("cpu"))
+    return [
+        chain.mask_of(None if own is None else own.numpy(), source) for own, source in zip(scores, sources, strict=True)
+    ]
 
 
 def configured(**settings) -> RefineConfig:
@@ -34,7 +39,7 @@ def scene(labels: tuple[int, ...] = (0, 2), seed: int = 0) -> tuple[CamFile, np.
 def test_masks_have_the_photo_s_size_and_the_labels_values(method: str | None):
     settings = {"method": method} if method else {}
     photos = [scene(), scene((1,)), scene(())]
-    masks = chain.refine_masks(*zip(*photos, strict=True), configured(background=(0.3, 0.6), **settings), CPU)
+    masks = refine_masks(*zip(*photos, strict=True), configured(background=(0.3, 0.6), **settings))
     assert [mask.shape for mask in masks] == [(32, 48)] * 3
     assert set(np.unique(masks[0])) <= {0, 1, 3, 255}
     assert set(np.unique(masks[1])) <= {0, 2, 255}
@@ -43,9 +48,9 @@ def test_masks_have_the_photo_s_size_and_the_labels_values(method: str | None):
 
 def test_a_batch_is_its_photos_one_by_one():
     photos, config = [scene(), scene((1,), 1)], configured(method="affinity,par,crf")
-    together = chain.refine_masks(*zip(*photos, strict=True), config, CPU)
+    together = refine_masks(*zip(*photos, strict=True), config)
     for mask, (cam, photo) in zip(together, photos, strict=True):
-        assert np.array_equal(mask, chain.refine_masks([cam], [photo], config, CPU)[0])
+        assert np.array_equal(mask, refine_masks([cam], [photo], config)[0])
 
 
 def test_steps_are_taken_from_coarse_to_fine(monkeypatch: pytest.MonkeyPatch):
@@ -56,10 +61,10 @@ def test_steps_are_taken_from_coarse_to_fine(monkeypatch: pytest.MonkeyPatch):
     real_crf = crf.dense_crf
     monkeypatch.setattr(crf, "dense_crf", lambda *a: taken.append("dense_crf") or real_crf(*a))
     cam, photo = scene()
-    chain.refine_masks([cam], [photo], configured(method="affinity,par,crf"), CPU)
+    refine_masks([cam], [photo], configured(method="affinity,par,crf"))
     assert taken == ["with_background", "random_walk", "pixel_adaptive_refine", "dense_crf"]
     taken.clear()
-    chain.refine_masks([cam], [photo], configured(method="none"), CPU)
+    refine_masks([cam], [photo], configured(method="none"))
     assert taken == ["with_background"]
 
 
@@ -74,7 +79,7 @@ def test_walk_options_reach_the_walk():
     cam = replace(cam, cam_KHW=maps, affinity_hwJ=affinity)
 
     def share(**settings: float) -> float:
-        return (chain.refine_masks([cam], [photo], configured(method="affinity", **settings), CPU)[0] > 0).mean()
+        return (refine_masks([cam], [photo], configured(method="affinity", **settings))[0] > 0).mean()
 
     assert share(walk_steps=0) < 0.25
     assert share(walk_steps=8, walk_sharpness=2.0) == 1.0
@@ -90,7 +95,7 @@ def test_masks_in_place_of_cams(method: str):
     """Of the (reduced) photo's size in, of the photo's own out; with values that no class between them has."""
     photo = np.where(MASK[..., None] == 3, 200, 50).astype(np.uint8).repeat(3, 2)
     sources = [chain.HardLabels(MASK, (32, 48)), scene()[0], chain.HardLabels(MASK, (16, 24))]
-    masks = chain.refine_masks(sources, [photo, scene()[1], photo], configured(method=method), CPU)
+    masks = refine_masks(sources, [photo, scene()[1], photo], configured(method=method))
     assert [mask.shape for mask in masks] == [(32, 48), (32, 48), (16, 24)]
     if method == "none":  # nothing decides what 255 is
         assert (masks[2] == MASK).all()
@@ -106,7 +111,7 @@ def test_a_mask_of_few_labels_needs_no_photo():
     masks = [np.full((4, 5), value, np.uint8) for value in (0, 7, 255)]
     masks[1][0] = 255  # to be filled; a mask that is all ignored says nothing to fill it with
     sources = [chain.HardLabels(mask, (8, 10)) for mask in masks]
-    refined = chain.refine_masks(sources, [np.zeros((4, 5, 3), np.uint8)] * 3, configured(method="crf"), CPU)
+    refined = refine_masks(sources, [np.zeros((4, 5, 3), np.uint8)] * 3, configured(method="crf"))
     assert [np.unique(mask).tolist() for mask in refined] == [[0], [7], [255]]
     assert [mask.shape for mask in refined] == [(8, 10)] * 3
 
@@ -115,11 +120,10 @@ def test_a_mask_of_few_labels_needs_no_photo():
 def test_without_a_step_a_mask_of_one_label_keeps_what_it_leaves_open(value: int):
     mask = np.full((4, 5), value, np.uint8)
     mask[0, :2] = 255
-    refined = chain.refine_masks(
+    refined = refine_masks(
         [chain.HardLabels(mask, (4, 5)), chain.HardLabels(np.full((4, 5), 255, np.uint8), (4, 5))],
         [np.zeros((4, 5, 3), np.uint8)] * 2,
         configured(method="none"),
-        CPU,
     )
     assert (refined[0] == mask).all()
     assert (refined[1] == 255).all()
@@ -133,7 +137,7 @@ def test_confidence_is_how_far_the_photo_may_overrule_a_mask():
 
     def kept(confidence: float) -> bool:
         config = configured(method="crf", confidence=confidence)
-        return bool(chain.refine_masks([source], [photo], config, CPU)[0][8, 12] == 2)
+        return bool(refine_masks([source], [photo], config)[0][8, 12] == 2)
 
     assert [kept(confidence) for confidence in (0.6, 0.99999)] == [False, True]
 
@@ -160,4 +164,4 @@ def test_backends(monkeypatch: pytest.MonkeyPatch):
 def test_narrow_kernels_name_the_option():
     cam, photo = scene()
     with pytest.raises(StclError, match="--crf-bilateral-rgb"):
-        chain.refine_masks([cam], [photo], configured(crf_bilateral_rgb=1e-4, crf_bilateral_xy=1e-4), CPU)
+        refine_masks([cam], [photo], configured(crf_bilateral_rgb=1e-4, crf_bilateral_xy=1e-4))

@@ -75,14 +75,14 @@ def test_how_many_processes(folder, monkeypatch, workers, processes):
 
 
 def test_processes_beside_others_have_one_thread_each(folder, monkeypatch):
-    refined = refine.refine_what_fits
+    refined = refine.refine_scores
 
     def note_threads(*arguments):
         with open(folder / "threads", "a") as file:
             file.write(f"{cv2.getNumThreads()} {torch.get_num_threads()}\n")
         return refined(*arguments)
 
-    monkeypatch.setattr(refine, "refine_what_fits", note_threads)
+    monkeypatch.setattr(refine, "refine_scores", note_threads)
     before = cv2.getNumThreads()
     cv2.setNumThreads(3)
     try:
@@ -230,25 +230,42 @@ def test_the_next_command_starts_from_the_run_that_made_the_cams(folder):
     assert run(folder, resume=True)[0].next == (*then[:4], "--init", "RUN", *then[4:])
 
 
-def test_too_little_memory_halves_the_batch_then_takes_the_cpu_then_skips(monkeypatch):
-    """Eight photos of which a GPU holds two at a time, but not those of 50 pixels, and nothing holds those of 90."""
-    seen = []
+@pytest.mark.parametrize("photo", ["a", "sub dir/bär 01"])
+@pytest.mark.parametrize("where", ["refine_scores", "mask_of"])
+def test_a_photo_that_memory_is_too_small_for_is_skipped(folder, monkeypatch, where, photo):
+    work, name = getattr(refine, where), {0: "a", 1: "sub dir/bär 01"}
+    calls = iter(range(2))
 
-    def refine_masks(cams, photos, config, device):
-        seen.append((device.type, [len(photo) for photo in photos]))
-        if max(map(len, photos)) >= 90 or (device.type == "cuda" and (len(photos) > 2 or max(map(len, photos)) >= 50)):
+    def refuses(*arguments):
+        if name[next(calls)] == photo:
+            raise MemoryError
+        return work(*arguments)
+
+    monkeypatch.setattr(refine, where, refuses)
+    result, items = run(folder)
+    assert result.skipped == 1
+    assert [item["image"] for item in items] == [other for other in NAMES if other != photo]
+    (record,) = read_jsonl(folder / "out" / "failed.jsonl")
+    assert record["image"] == photo
+    assert "there is too little memory for it" in record["reason"]
+
+
+def test_a_gpu_takes_many_at_a_time_and_leaves_the_cpu_what_it_has_no_room_for(folder, monkeypatch):
+    """With its batches computed on the CPU: a GPU that has no room for two, nor for the second one alone."""
+    run(folder, method="crf", output=str(folder / "cpu"))
+    refined, asked = refine.refine_scores, []
+
+    def refine_scores(sources, photos, config, device):
+        asked.append((device.type, len(sources)))
+        if device.type == "cuda" and asked != [("cuda", 2), ("cuda", 1)]:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return [f"{cam}: {len(photo)}" for cam, photo in zip(cams, photos, strict=True)]
+        return refined(sources, photos, config, refine.CPU)
 
-    monkeypatch.setattr(refine, "refine_masks", refine_masks)
-    photos = [np.zeros((side, 1, 3), np.uint8) for side in (1, 2, 3, 50, 5, 6, 90, 8)]
-    masks = refine.refine_what_fits("abcdefgh", photos, None, torch.device("cuda"))
-    assert masks == ["a: 1", "b: 2", "c: 3", "d: 50", "e: 5", "f: 6", None, "h: 8"]
-    assert [sides for device, sides in seen if device == "cpu"] == [[50], [90]]
-
-
-def test_a_photo_that_memory_is_too_small_for_is_skipped(folder, monkeypatch):
-    monkeypatch.setattr(refine, "refine_what_fits", lambda cams, *_: [None] * len(cams))
-    with pytest.raises(StclError, match=r"none of 2 inputs could be used; the first, a: .*there is too little memory"):
-        run(folder)
-    assert "there is too little memory for it" in read_jsonl(folder / "out" / "failed.jsonl")[0]["reason"]
+    monkeypatch.setattr(refine, "pick_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(refine, "refine_scores", refine_scores)
+    _, items = run(folder, method="crf", overlays=str(folder / "look"))
+    assert asked == [("cuda", 2), ("cuda", 1), ("cuda", 1), ("cpu", 1)]
+    assert [item["image"] for item in items] == list(NAMES)
+    for item in items:
+        assert item["overlay"].is_file()
+        assert item["output"].read_bytes() == (folder / "cpu" / f"{item['image']}.png").read_bytes()
