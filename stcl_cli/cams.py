@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stcl_cli.formats.masks import IGNORE
+from stcl_cli.strips import argmax_at_size
 
 CONTRAST = 6.0  # of CAM values where they become scores
 
@@ -61,13 +62,23 @@ def with_background(cams_KHW: Tensor, backgrounds: Sequence[float]) -> Tensor:
     of 0.5 only that of 2: background eats objects away.
     """
     S, (H, W) = len(backgrounds), cams_KHW.shape[-2:]
-    background = cams_KHW.new_tensor(backgrounds)[:, None, None, None].expand(S, 1, H, W)
+    background = torch.cat([cams_KHW.new_full((1, 1, H, W), score) for score in backgrounds])  # a GPU need not wait
     return (CONTRAST * torch.cat([background, cams_KHW.expand(S, -1, -1, -1)], 1)).softmax(1)
 
 
 def between_is_ignored(low_HW: np.ndarray, high_HW: np.ndarray) -> np.ndarray:
     """Label maps from a low and a high background score -> one: what is foreground only at the low score is 255."""
     return np.where(low_HW == high_HW, high_HW, np.where(high_HW == 0, IGNORE, high_HW)).astype(np.uint8)
+
+
+def best_labels(scores_KHW: Tensor) -> Tensor:
+    """The class of every pixel, uint8; the first of equal ones.
+
+    On a CPU a class at a time: argmax over the first axis is far slower there.
+    """
+    if scores_KHW.is_cuda:
+        return scores_KHW.argmax(0).byte()
+    return torch.from_numpy(argmax_at_size(scores_KHW.numpy(), tuple(scores_KHW.shape[1:])))
 
 
 def local_crop_corners(labels_Bhw: Tensor, valid_Bhw: Tensor, window: int, uniform_BL: Tensor) -> tuple[Tensor, Tensor]:

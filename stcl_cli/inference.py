@@ -15,7 +15,6 @@ from stcl_cli.formats.cams import CAM_STRIDE
 from stcl_cli.memory import fuse, memory_maps
 from stcl_cli.refine.walk import local_affinity
 from stcl_cli.runtime import Runtime, upload
-from stcl_cli.strips import argmax_at_size
 from stcl_models.memory_bank import MemoryBank
 from stcl_models.stcl import Stcl, rescale, resize, rounded_size
 
@@ -129,13 +128,6 @@ def photo_scores(
         found = _at_sizes(scores, sizes, lambda scores_BKHW: scores_BKHW.softmax(1) / len(scales))
         totals = [total + own for total, own in zip(totals, found, strict=True)]
     return totals
-
-
-def best_labels(scores_KHW: Tensor) -> Tensor:
-    """The class of every pixel, uint8. On a CPU a class at a time: argmax over the first axis is far slower there."""
-    if scores_KHW.is_cuda:
-        return scores_KHW.argmax(0).byte()
-    return torch.from_numpy(argmax_at_size(scores_KHW.numpy(), tuple(scores_KHW.shape[1:])))
 
 
 def _at_sizes(

@@ -10,11 +10,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from threading import Semaphore
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -62,18 +61,10 @@ class Pipeline(Generic[Input, Output, Item]):
         window = max(1, WINDOW * most // self.max_side**2)
         waiting = iter(photos)
         ahead: deque[_Job] = deque()  # being read, or read and not yet computed
-        # Outputs that wait for being written, which may be large; two batches of the largest photos, so that a GPU has
-        # one to work on.
-        free = Semaphore(max(2 * threads, 2 * most // self.max_side**2))
-
         jobs: deque[_Job] = deque()
-
-        def write(photo: Photo, output: Output | None) -> Item:
-            try:
-                return self.write(photo, output)
-            finally:
-                free.release()
-
+        # Pixels whose outputs, which may be large, wait for being written when a batch is begun: with it two batches,
+        # so that a GPU has one to work on.
+        room = _Room(max(2 * most, 2 * threads * self.max_side**2))
         eager = eager_threads() if device.type == "cuda" else nullcontext()
         with eager, thread_pool(threads) as readers, thread_pool(threads) as writers:
             try:
@@ -87,7 +78,8 @@ class Pipeline(Generic[Input, Output, Item]):
                     batch = self._next_batch(list(islice(ahead, window)), most)
                     taken = set(map(id, batch))
                     ahead = deque(job for job in ahead if id(job) not in taken)
-                    self._compute(batch, write, writers, free)
+                    room.wait_for(batch)
+                    self._compute(batch, writers)
                     while jobs and jobs[0].result and jobs[0].result.done():
                         yield jobs.popleft().outcome()
                 while jobs:
@@ -98,9 +90,7 @@ class Pipeline(Generic[Input, Output, Item]):
                         yield job.outcome()
                 raise
 
-    def _compute(
-        self, batch: list[_Job], write: Callable[..., Item], writers: ThreadPoolExecutor, free: Semaphore
-    ) -> None:
+    def _compute(self, batch: list[_Job], writers: ThreadPoolExecutor) -> None:
         """What they need, and to the writing threads."""
         outputs: Sequence[Output | PhotoError | None] = [None]
         if batch[0].error:
@@ -113,8 +103,7 @@ class Pipeline(Generic[Input, Output, Item]):
                 job.result = Future()
                 job.result.set_exception(output)
             else:
-                free.acquire()
-                job.result = writers.submit(write, job.photo, output)
+                job.result = writers.submit(self.write, job.photo, output)
 
     def _next_batch(self, jobs: list[_Job], most: int) -> list[_Job]:
         """The first job and those that go with it, at most `most` pixels. Waits until they are read.
@@ -124,15 +113,16 @@ class Pipeline(Generic[Input, Output, Item]):
         first, *others = jobs
         size = first.size(self.size)
         if size is None:
+            first.pixels = self.max_side**2  # what is written may still be large
             return [first]
-        batch, free = [first], most - math.prod(size)
+        batch, free = [first], most - first.pixels
         for job in others:
-            if free < (1 if self.mixed else math.prod(size)):
+            if free < (1 if self.mixed else first.pixels):
                 break
             own = job.size(self.size)
             if own is None or not (self.mixed or own == size):
                 continue
-            free -= math.prod(own)
+            free -= job.pixels
             if free < 0:
                 break
             batch.append(job)
@@ -144,6 +134,7 @@ class _Job:
     photo: Photo
     reading: Future
     input: Any = None
+    pixels: int = 0
     error: PhotoError | None = None  # why there is none
     result: Future | None = None  # of writing
 
@@ -153,10 +144,32 @@ class _Job:
             self.input = self.reading.result()
         except PhotoError as error:
             self.error = error
-        return None if self.input is None else of(self.input)
+        if self.input is None:
+            return None
+        size = of(self.input)
+        self.pixels = math.prod(size)
+        return size
 
     def outcome(self) -> tuple[Photo, Any]:
         try:
             return self.photo, self.result.result()
         except PhotoError as error:
             return self.photo, error
+
+
+class _Room:
+    """For so many pixels that are computed and not yet written."""
+
+    def __init__(self, pixels: int) -> None:
+        self.free = pixels
+        self.taken: deque[_Job] = deque()
+
+    def wait_for(self, batch: list[_Job]) -> None:
+        """Until it fits, or is alone."""
+        wanted = sum(job.pixels for job in batch)
+        while self.taken and (self.free < wanted or self.taken[0].result.done()):
+            job = self.taken.popleft()
+            wait([job.result])
+            self.free += job.pixels
+        self.free -= wanted
+        self.taken += batch

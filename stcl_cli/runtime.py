@@ -43,6 +43,8 @@ def make_runtime(device: str, amp: str = "off") -> Runtime:
     if amp == "auto":
         # From Ampere on; an older GPU imitates bf16, slower than float32, and cuDNN has no convolutions of it there.
         amp = "bf16" if chosen.type == "cuda" and torch.cuda.get_device_capability(chosen) >= (8, 0) else "off"
+    if chosen.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # convolutions in float32 are meant so, as matrix products are
     if chosen.type == "cpu":
         if amp == "bf16" and not _has_bf16():
             warn("--amp bf16: this CPU only imitates bf16, many times slower than float32; give --amp off")

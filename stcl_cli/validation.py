@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from stcl_cli.cam_sweep import CamSweep
+from stcl_cli.cams import best_labels
 from stcl_cli.comparing import TrueClasses, in_values_of, true_classes
 from stcl_cli.config import SegtrainConfig, TrainConfig, Training
 from stcl_cli.console import warn
@@ -23,7 +24,7 @@ from stcl_cli.data.pixels import read_photo
 from stcl_cli.distributed import rank, ranks, sum_over_ranks
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.files import shown
-from stcl_cli.inference import best_labels, label_maps, photo_cams, photo_scores
+from stcl_cli.inference import label_maps, photo_cams, photo_scores
 from stcl_cli.metrics import confusion_matrix, mean_iou
 from stcl_cli.runtime import Runtime
 from stcl_cli.within_memory import if_it_fits, too_large

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from stcl_cli.cams import (
+    best_labels,
     between_is_ignored,
     cut_crops,
     gather_slots,
@@ -126,3 +127,8 @@ def test_crops_are_slices():
     for b, k in np.ndindex(2, 2):
         top, left = (8 * corners[b, k]).tolist()
         assert torch.equal(crops[b, k], images[b, :, top : top + 16, left : left + 16])
+
+
+def test_the_best_label_is_that_of_argmax():
+    scores = torch.rand(5, 30, 40).round(decimals=1)  # with many equal ones
+    assert torch.equal(best_labels(scores), scores.argmax(0).byte())

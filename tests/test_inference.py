@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from stcl_cli import inference
 from stcl_cli.cams import normalise_cams
-from stcl_cli.inference import best_labels, label_maps, network_size, photo_affinities, photo_cams, photo_scores
+from stcl_cli.inference import label_maps, network_size, photo_affinities, photo_cams, photo_scores
 from stcl_cli.memory import memory_maps
 from stcl_cli.runtime import make_runtime
 from stcl_models.backbone import Backbone
@@ -145,8 +145,3 @@ def test_cams_together_in_bfloat16_are_near_those_of_one_photo_in_float32(monkey
             assert (mine - exact).norm() < 0.02 * exact.norm()
         maps = [label_maps([some], [(0, 2)], model.memory, 0.7)[0] for some in (cams, alone)]
         assert (maps[0] - maps[1]).abs().mean() < 0.01
-
-
-def test_the_best_label_is_that_of_argmax():
-    scores = torch.rand(5, 30, 40).round(decimals=1)  # with many equal ones
-    assert torch.equal(best_labels(scores), scores.argmax(0).byte())

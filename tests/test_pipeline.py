@@ -1,5 +1,6 @@
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,25 @@ def test_what_is_held_is_bounded_and_outcomes_come_early():
         assert work.reading <= 2 * pipeline.WINDOW
         waiting.set()
         assert len(list(outcomes)) == 99
+
+
+def test_a_batch_of_many_small_photos_is_computed_while_the_one_before_it_is_still_to_be_written():
+    """As a GPU's is: with the largest photos a batch would be one, so room for a few photos would not do."""
+    work = Work(*[(16, 16)] * 40)
+    waiting = threading.Event()
+    work.write = lambda photo, output: waiting.wait(60)
+    made = Pipeline(work.read, work.compute, work.write, size_of, max_side=64)
+
+    def compute(photos, pixels):
+        if len(work.batches) == 1:
+            waiting.set()
+        return work_compute(photos, pixels)
+
+    work_compute, made = work.compute, replace(made, compute=compute)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "BATCH_PIXELS", {"cpu": 4096})
+        assert [outcome for _, outcome in made.run(photos_of(40), CPU, threads=1)] == [True] * 40
+    assert [len(batch) for batch in work.batches] == [8, 8, 8, 8, 8]  # 16 would fit, but only 8 are looked at
 
 
 def test_what_was_written_when_a_run_is_stopped_is_told_before_it_ends():

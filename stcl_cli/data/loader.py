@@ -81,7 +81,7 @@ class TrainingViews(Dataset):
         if self.labels is not None:
             item["labels"] = torch.from_numpy(self.labels[index])
         if view.mask_HW is not None:
-            item["mask"] = torch.from_numpy(np.ascontiguousarray(view.mask_HW)).long()
+            item["mask"] = torch.from_numpy(np.ascontiguousarray(view.mask_HW))
         return item
 
 

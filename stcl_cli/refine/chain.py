@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stcl_cli.cams import between_is_ignored, with_background
+from stcl_cli.cams import best_labels, between_is_ignored, with_background
 from stcl_cli.config import RefineConfig
 from stcl_cli.formats.cams import CamFile
 from stcl_cli.formats.masks import IGNORE
@@ -55,7 +55,7 @@ def refine_scores(
     photos = [photos[i] for i in known]
     steps = config.method.split(",")
     if "par" in steps:
-        scores = [_par(score, photo) for score, photo in zip(scores, photos, strict=True)]
+        scores = _par(scores, photos)
     if "crf" in steps and known:
         scores = dense_crf_of(config.backend)(scores, photos, crf_params(config))
     found: list[Tensor | None] = [None] * len(sources)
@@ -64,20 +64,27 @@ def refine_scores(
     return found
 
 
-def mask_of(scores_SKHW: np.ndarray | None, source: CamFile | HardLabels) -> np.ndarray:
+def smallest(scores_SKHW: Tensor, source: CamFile | HardLabels) -> Tensor:
+    """What `mask_of` needs: of CAMs of a photo that was not reduced the best label's slot, uint8 (S, H, W), will do."""
+    if isinstance(source, HardLabels) or scores_SKHW.shape[-2:] != source.size:
+        return scores_SKHW
+    return torch.stack([best_labels(score_KHW) for score_KHW in scores_SKHW])
+
+
+def mask_of(scores: np.ndarray | None, source: CamFile | HardLabels) -> np.ndarray:
     """The label map, uint8 of the photo's own size: where a low and a high background score differ, 255."""
-    masks = masks_of(scores_SKHW, source)
+    masks = masks_of(scores, source)
     return between_is_ignored(masks[0], masks[-1])
 
 
-def masks_of(scores_SKHW: np.ndarray | None, source: CamFile | HardLabels) -> list[np.ndarray]:
-    """The best label at the photo's own size, by each set of scores."""
+def masks_of(scores: np.ndarray | None, source: CamFile | HardLabels) -> list[np.ndarray]:
+    """The best label at the photo's own size, by each set of scores, (S, K, H, W) or as `smallest` gives them."""
     values = _values(source)
-    if scores_SKHW is None:
+    if scores is None:
         return [np.full(source.size, [*values, IGNORE][0], np.uint8)]
-    masks = [values[argmax_at_size(score, source.size)] for score in scores_SKHW]
+    masks = [values[score if score.ndim == 2 else argmax_at_size(score, source.size)] for score in scores]
     if isinstance(source, HardLabels):
-        for mask_HW, score in zip(masks, scores_SKHW, strict=True):
+        for mask_HW, score in zip(masks, scores, strict=True):
             mask_HW[_undecided(score, source)] = IGNORE
     return masks
 
@@ -128,9 +135,19 @@ def _scores(
     return _resize(walked, size).view(*on_patches.shape[:2], *size)
 
 
-def _par(scores_SKHW: Tensor, photo_HW3: np.ndarray) -> Tensor:
-    image_3HW = upload(torch.from_numpy(photo_HW3), scores_SKHW.device).permute(2, 0, 1)
-    return pixel_adaptive_refine(scores_SKHW.flatten(0, 1)[None], image_3HW[None])[0].view_as(scores_SKHW)
+def _par(scores: Sequence[Tensor], photos: Sequence[np.ndarray]) -> list[Tensor]:
+    """Photos of one size and number of labels together: a launch for all, where a GPU takes many."""
+    alike: dict[torch.Size, list[int]] = {}
+    for i, score in enumerate(scores):
+        alike.setdefault(score.shape, []).append(i)
+    found = list(scores)
+    for together in alike.values():
+        scores_BSKHW = torch.stack([scores[i] for i in together])
+        photos_BHW3 = upload(torch.from_numpy(np.stack([photos[i] for i in together])), scores_BSKHW.device)
+        refined = pixel_adaptive_refine(scores_BSKHW.flatten(1, 2), photos_BHW3.permute(0, 3, 1, 2))
+        for i, score in zip(together, refined.view_as(scores_BSKHW), strict=True):
+            found[i] = score
+    return found
 
 
 def _resize(maps_Khw: Tensor, size: Sequence[int]) -> Tensor:

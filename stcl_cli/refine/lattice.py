@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stcl_cli.errors import StclError
+from stcl_cli.runtime import upload
 
 # On a GPU a thread sums a bag: longer ones (a plain wall in one vertex) are cut, and summed in two levels.
 LONGEST_BAG = 64
@@ -101,7 +102,7 @@ def build_lattice(features: Sequence[Tensor]) -> Lattice:
     R, N = D + 1, sum(f.shape[1] for f in features)
     # The oracle works on four pixels at a time and fills the last four with zero features: they add vertices, no mass.
     fill = [-f.shape[1] % 4 for f in features]
-    counts = torch.tensor([[f.shape[1] for f in features], fill], device=device).flatten()
+    counts = upload(torch.tensor([*(f.shape[1] for f in features), *fill]), device)
     images_N = torch.arange(len(features), device=device).repeat(2)
     images_N = images_N.repeat_interleave(counts, output_size=N + sum(fill))  # a size that is known is not waited for
     origin_RN, rank_RN, weight_RN = _simplex(torch.cat([*features, features[0].new_zeros(D, sum(fill))], 1))
@@ -174,7 +175,7 @@ def _pack(origin_RN: Tensor, rank_RN: Tensor, images_N: Tensor, images: int) -> 
     for i in range(D):
         key_N += (origin_RN[i] - low[i]) * strides[i]
     # From vertex r - 1 to r every coordinate grows by 1, but the one of rank R - r falls by D.
-    stride_R1 = torch.tensor(strides, device=key_N.device)[:, None]
+    stride_R1 = upload(torch.tensor(strides), key_N.device)[:, None]
     by_rank_RN = torch.empty_like(rank_RN).scatter_(0, rank_RN, stride_R1.expand_as(rank_RN))
     jumps = row_stride + sum(strides) - R * by_rank_RN[1:].flip(0)
     # The upper neighbour has 1 less in every coordinate, but D more in its own; its remainder is the one before.

@@ -38,7 +38,7 @@ from stcl_cli.memory import (
     region_quality,
 )
 from stcl_cli.pipeline import Pipeline
-from stcl_cli.runtime import Runtime
+from stcl_cli.runtime import Runtime, upload
 from stcl_cli.within_memory import Network
 from stcl_models.memory_bank import Entries, MemoryBank
 from stcl_models.stcl import Stcl, resize
@@ -186,9 +186,9 @@ def _regions(
 
 def sample_of(cams: PhotoCams, plain_Khw: Tensor, labels: tuple[int, ...], tokens: int, number: int) -> Sample:
     """At most so many tokens of a photo, the `number`-th of its list."""
-    index = spread(len(cams.key_ND), tokens, number).to(plain_Khw.device)
+    index = upload(spread(len(cams.key_ND), tokens, number), plain_Khw.device)
     cam_KN = resize(plain_Khw[None], cams.key_grid)[0].flatten(1)
-    slots_1K = torch.tensor([labels], device=plain_Khw.device)
+    slots_1K = upload(torch.tensor([labels]), plain_Khw.device)
     return Sample(cams.key_ND[index].half(), cam_KN[:, index].float(), slots_1K)
 
 
@@ -209,7 +209,7 @@ def regions_of(
 ) -> Entries:
     """The sure regions of a photo by the maps that `stcl cam` would write."""
     maps = resize(maps_Khw[None], cams.key_grid)
-    slots = torch.tensor([labels], device=maps.device)
+    slots = upload(torch.tensor([labels]), maps.device)
     valid = torch.ones(1, *cams.key_grid, dtype=torch.bool, device=maps.device)
     masks, classes = region_masks(maps, slots, valid, config.beta_low, config.beta_high)
     embedding = region_embeddings(cams.key_ND[None], masks, bank.prototype[0])[0]

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from stcl_cli.cams import best_labels
 from stcl_cli.config import PredictConfig
 from stcl_cli.console import meter
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.data.pixels import photo_size, read_photo
 from stcl_cli.errors import PhotoError
 from stcl_cli.formats.masks import read_mask
-from stcl_cli.inference import best_labels, network_size, photo_scores
+from stcl_cli.inference import network_size, photo_scores
 from stcl_cli.networks import compile_blocks, load_segmenter
 from stcl_cli.pipeline import Pipeline
 from stcl_cli.runtime import fetch, make_runtime

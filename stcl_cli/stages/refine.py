@@ -27,7 +27,7 @@ from stcl_cli.formats.files import shown
 from stcl_cli.formats.masks import read_mask
 from stcl_cli.formats.runs import made_by_stcl, read_config
 from stcl_cli.pipeline import Pipeline
-from stcl_cli.refine.chain import HardLabels, dense_crf_of, mask_of, refine_scores
+from stcl_cli.refine.chain import HardLabels, dense_crf_of, mask_of, refine_scores, smallest
 from stcl_cli.runtime import cores, fetch, pick_device
 from stcl_cli.stages.output import Done, MaskFolder, Outcomes, Result, finish, nobody, skip
 from stcl_cli.watch import Readers
@@ -38,7 +38,7 @@ NO_AFFINITY = "holds no affinity of patches; make it with stcl cam --affinity, o
 SLOWEST = 7200.0  # seconds for a photo, which is not only read but computed
 
 Input = tuple[CamFile | HardLabels, np.ndarray]  # what is refined, and the (reduced) photo
-Output = tuple[CamFile | HardLabels, Callable[[], np.ndarray] | None]  # it, and its scores, which may be on their way
+Output = tuple[CamFile | HardLabels, Callable[[], np.ndarray] | None]  # it, and what its mask needs
 Outcome = tuple[Photo, dict[str, Any] | PhotoError]  # the item for Done, or why there is none
 
 
@@ -156,8 +156,8 @@ class _Work:
     def write(self, photo: Photo, output: Output | None) -> dict[str, Any]:
         if output is None:
             return self.folder.write(photo, read_mask(self.folder.mask_path(photo.name)))
-        source, scores_SKHW = output
-        mask_HW = if_it_fits(lambda: mask_of(scores_SKHW and scores_SKHW(), source))
+        source, scores = output
+        mask_HW = if_it_fits(lambda: mask_of(scores and scores(), source))
         if mask_HW is None:
             raise too_large(photo.path)
         return self.folder.write(photo, mask_HW)
@@ -177,7 +177,10 @@ class _Work:
 def _refine(config: RefineConfig, device: torch.device, inputs: list[Input]) -> list[Output]:
     sources, photos = [source for source, _ in inputs], [pixels for _, pixels in inputs]
     scores = refine_scores(sources, photos, config, device)
-    return [(source, None if own is None else fetch(own)) for source, own in zip(sources, scores, strict=True)]
+    return [
+        (source, None if own is None else fetch(smallest(own, source)))
+        for source, own in zip(sources, scores, strict=True)
+    ]
 
 
 def _named(cam: CamFile, path: Path, classes: tuple[str, ...]) -> CamFile:

@@ -118,6 +118,6 @@ def cross_entropy_step(model: nn.Module, runtime: Runtime) -> Any:
         with runtime.autocast():
             scores = model(model.normalise(batch["photo"]))
         scores = resize(scores.float(), batch["mask"].shape[-2:])
-        return mean_cross_entropy(scores, batch["mask"]), {}
+        return mean_cross_entropy(scores, batch["mask"].long()), {}
 
     return step

@@ -90,7 +90,7 @@ def test_masks_come_cut_like_their_photos_and_padding_is_ignored(photos, tmp_pat
     config = SegtrainConfig(images="", masks="", output="", crop_size=32, rescale=(1.0, 1.0), batch_size=5, workers=0)
     views = TrainingViews(photos, config, MEAN, masks=masks, classes=4)
     (batch,) = training_batches(views, config, CPU)(0, 1)
-    assert batch["mask"].dtype == torch.int64
+    assert batch["mask"].dtype == torch.uint8
     padding = batch["mask"] == 255
     assert padding.flatten(1).sum(1).eq(32 * 32 - 20 * 24).all()
     assert torch.equal(batch["photo"][:, 0][~padding], 40 * batch["mask"][~padding])
