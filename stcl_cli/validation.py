@@ -26,8 +26,8 @@ from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.files import shown
 from stcl_cli.inference import label_maps, photo_cams, photo_scores
 from stcl_cli.metrics import confusion_matrix, mean_iou
+from stcl_cli.out_of_memory import if_it_fits, too_large
 from stcl_cli.runtime import Runtime
-from stcl_cli.within_memory import if_it_fits, too_large
 from stcl_models.stcl import Stcl, resize
 
 Tell = Callable[[str], None]  # what goes on, for people

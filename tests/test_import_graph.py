@@ -22,7 +22,7 @@ LAYERS = [
         "validation",
         "networks",
         "inference",
-        "within_memory",
+        "out_of_memory",
         "pipeline",
         "data",
         "refine",

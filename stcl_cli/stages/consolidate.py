@@ -37,9 +37,9 @@ from stcl_cli.memory import (
     region_of_patches,
     region_quality,
 )
+from stcl_cli.out_of_memory import Network
 from stcl_cli.pipeline import Pipeline
 from stcl_cli.runtime import Runtime, upload
-from stcl_cli.within_memory import Network
 from stcl_models.memory_bank import Entries, MemoryBank
 from stcl_models.stcl import Stcl, resize
 

@@ -26,12 +26,12 @@ from stcl_cli.formats.classes import find_classes
 from stcl_cli.formats.files import shown
 from stcl_cli.formats.masks import read_mask
 from stcl_cli.formats.runs import made_by_stcl, read_config
+from stcl_cli.out_of_memory import CPU, if_it_fits, too_large, what_fits
 from stcl_cli.pipeline import Pipeline
 from stcl_cli.refine.chain import HardLabels, dense_crf_of, mask_of, refine_scores, smallest
 from stcl_cli.runtime import cores, fetch, pick_device
 from stcl_cli.stages.output import Done, MaskFolder, Outcomes, Result, finish, nobody, skip
 from stcl_cli.watch import Readers
-from stcl_cli.within_memory import CPU, if_it_fits, too_large, what_fits
 
 NO_AFFINITY_IN_MASKS = "knows nothing of patches that are alike; give --method crf, or another without affinity"
 NO_AFFINITY = "holds no affinity of patches; make it with stcl cam --affinity, or give a --method without affinity"

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from stcl_cli.errors import PhotoError
+from stcl_cli.out_of_memory import Network, if_it_fits, what_fits
 from stcl_cli.runtime import Runtime, make_runtime
-from stcl_cli.within_memory import Network, if_it_fits, what_fits
 
 GPU = Runtime(torch.device("cuda"), torch.bfloat16)
 
