@@ -44,7 +44,8 @@ class Run:
     skipped: Sequence[tuple[str, str]] = ()  # (name, why) of inputs that cannot be trained on
     # On all ranks, given where to say how far it is; holds 'miou', and 'skipped' (name, reason).
     validate: Callable[[Callable[[str], None]], dict[str, Any]] | None = None
-    finish: Callable[[Callable[[str], None]], None] | None = None  # after the last step, on all ranks; tells likewise
+    # After the last step, on all ranks; tells likewise, and gives (name, reason) of what this rank could not use.
+    finish: Callable[[Callable[[str], None]], list[tuple[str, str]]] | None = None
     figures: Callable[[], dict[str, float]] | None = None  # of the network, for each line of metrics.jsonl
 
 
@@ -111,7 +112,7 @@ def fit(run: Run) -> tuple[dict[str, Any], int]:
             text = None
             if run.finish and done == config.iterations:
                 with log.paused():
-                    run.finish(gauge.tell)
+                    log.skipped += run.finish(gauge.tell)
             measuring = run.validate and (done % validate_every == 0 or done == config.iterations)
             # Always before a checkpoint: it stops a run that is no longer finite, and a resumed run logs the same.
             if saving or done % config.log_every == 0:

@@ -235,7 +235,8 @@ def test_the_rate_is_that_of_training(tmp_path, monkeypatch):
         return save_checkpoint(*arguments)
 
     monkeypatch.setattr(engine, "save_checkpoint", slow_to_write)
-    fit(make_run(tmp_path, save_every=5, val_every=4, validate=slow, finish=slow))
+    finish = lambda model, tell: slow(model, tell)["skipped"]  # noqa: E731
+    fit(make_run(tmp_path, save_every=5, val_every=4, validate=slow, finish=finish))
     rates = [record["photos_per_second"] for record in read_jsonl(tmp_path / LOG) if "photos_per_second" in record]
     assert len(rates) == 6
     assert min(rates) > 12 / 1000  # of a line's 12 photos
@@ -247,13 +248,15 @@ def test_a_run_is_finished_once_before_its_last_measurement_and_checkpoint(tmp_p
     def finish(model, tell):
         calls.append("finish")
         torch.nn.init.constant_(model[0].weight, 7)
+        return [("c.jpg", "is broken")]
 
     def measure(model, tell):
         calls.append("measure")
         return {"miou": 0.5, "skipped": []}
 
     run = make_run(tmp_path, val_every=6, validate=measure, finish=finish)
-    fit(run)
+    assert fit(run)[1] == 2
+    assert read_jsonl(tmp_path / "failed.jsonl")[1:] == [{"image": "c.jpg", "reason": "is broken"}]
     assert calls == ["measure", "finish", "measure"]
     assert (load_file(tmp_path / "checkpoints" / "last.safetensors")["model.0.weight"] == 7).all()
     fit(make_run(tmp_path, val_every=6, validate=measure, finish=finish))  # it has been, and is not again

@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 from stcl_cli.config import CheckConfig, TrainConfig
 from stcl_cli.data.labels import Labels, match_labels, none_matched, read_labels
+from stcl_cli.data.matching import stem
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.formats.classes import read_classes
 from stcl_cli.formats.files import shown, some
 
 RARE, ALIKE = 2, 0.85  # photos of a class that may be a typing error, and how alike another's name is then
+FEW = 5  # photos; masks of classes of one, two and three among 69 had an IoU of 0.00 to 0.05, of others 0.67 and up
 
 
 class Inventory(NamedTuple):
@@ -79,9 +81,14 @@ class Inventory(NamedTuple):
                 f"{some(copies)}: in several class folders, where each copy counts as a photo of that class alone; "
                 "list photos of several classes in a table"
             )
-        for name in counts:
-            if "," in name and any(part.strip() in counts for part in name.split(",")):
-                warnings.append(f"class {shown(name)} looks like several in one: write ';' between classes")
+        parts = {name: {part.strip() for part in name.split(",")} for name in counts}
+        often = Counter(part for own in parts.values() for part in own)
+        several = [name for name, own in parts.items() if len(own) > 1 and any(often[part] > 1 for part in own)]
+        warnings += [f"class {shown(name)} looks like several in one: write ';' between classes" for name in several]
+        few = [name for name, count in counts.items() if 0 < count < FEW]
+        if few and len(self.labelled) >= FEW:
+            shows = some([f"{name} ({counts[name]})" for name in few])
+            warnings.append(f"few photos show {shows}: a class of less than {FEW} is hardly learnt; add photos of it")
         return warnings
 
     def _copies(self) -> list[str]:
@@ -97,12 +104,13 @@ class Inventory(NamedTuple):
     def _header(self) -> str:
         """The first name of a table that is perhaps its header, in words unknown to the reader, else ''.
 
-        It is no photo's, and no photo shows the class that stands behind it.
+        It is no photo's nor a file's, and no photo shows the class that stands behind it.
         """
         first, shows = next(iter(self.labels.by_name.items()))
         is_photo = all(name != first for name, _ in self.missing)
         shown_by_none = shows and not any(set(shows) & set(others) for _, others in self.labelled)
-        return first if self.labels.format == "csv" and not is_photo and shown_by_none else ""
+        is_word = self.labels.format == "csv" and stem(first) == first
+        return first if is_word and not is_photo and shown_by_none else ""
 
 
 def _are_same(one: Path, other: Path) -> bool:

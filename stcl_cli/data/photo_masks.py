@@ -31,7 +31,7 @@ def read_full_mask(path: Path, photo: Photo | None, classes: int) -> np.ndarray:
     if mask.shape != full:
         raise MaskSizeError(
             f"{shown(path)}: the mask is {mask.shape[1]} x {mask.shape[0]}, its photo {full[1]} x {full[0]}; "
-            "delete it and make it again"
+            "make it anew of that photo"
         )
     highest = int(mask[mask != IGNORE].max(initial=0))
     if highest > classes:

@@ -58,32 +58,38 @@ class Sample(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The sure regions of a photo, and a sample; None of a photo that could not be read."""
+    """The sure regions of a photo, and a sample; or why there are none."""
 
     entries: Entries
     sample: Sample | None
+    failed: PhotoError | None = None
 
 
 def consolidate(
     model: Stcl, config: TrainConfig, runtime: Runtime, labelled: Labelled, tell: Callable[[str], None]
-) -> None:
-    """Fill the model's memory bank anew, on all ranks alike. Photos that cannot be read, or that there is too little
-    memory for, are passed over.
+) -> list[tuple[str, str]]:
+    """Fill the model's memory bank anew, on all ranks alike.
+
+    Gives (name, reason) of this rank's photos that cannot be read, or that there is too little memory for.
 
     A class that no sure region is found of keeps its slots; one without a sure token has its CAM alone for a map.
     """
     old, new = model.memory, model.memory.empty()
     chosen = choose(labelled, new.embedding.shape[1])
     if not chosen:
-        return
+        return []
     chunks = [chosen[first : first + CHUNK] for first in range(0, len(chosen), CHUNK)]
     shares = [np.array_split(chunk, ranks())[rank()] for chunk in chunks]  # gathered, they are in order again
     mine = [int(index) for share in shares for index in share]
+    failed: list[tuple[str, str]] = []
     samples, tokens = [], max(1, SAMPLE // max(1, len(chosen)))
     with closing(regions_of_photos(model, config, runtime, labelled, mine, tokens)) as found:
         for number, share in enumerate(shares):
             tell(f"consolidating the memory {number * CHUNK}/{len(chosen)}")
             own = list(islice(found, len(share)))
+            failed += [
+                (labelled[index][0].name, str(one.failed)) for index, one in zip(share, own, strict=True) if one.failed
+            ]
             rows = [torch.cat(column) for column in zip(no_entries(old), *(one.entries for one in own), strict=True)]
             places = np.searchsorted(chosen, share).tolist()
             samples += [(place, one.sample) for place, one in zip(places, own, strict=True) if one.sample]
@@ -98,6 +104,7 @@ def consolidate(
     tokens = look_again(old, samples, config)
     old.read_by(*learn_discriminants(*tokens, labels_PK.to(old.photo.device), len(old.prototype)))
     model.train()
+    return failed
 
 
 def choose(labelled: Labelled, most: int) -> list[int]:
@@ -158,11 +165,12 @@ def regions_of_photos(
     size = partial(network_size, multiple=model.backbone.patch_size)
     work = Pipeline(read, compute, keep, size, config.max_side)
     for _, outcome in work.run([labelled[index][0] for index in indices], runtime.device):
-        # The loader names a photo that cannot be read if training meets it, and `stcl cam` will.
-        entries, sample = (no_entries(model.memory), None) if isinstance(outcome, PhotoError) else outcome
+        if isinstance(outcome, PhotoError):
+            yield Found(no_entries(model.memory), None, outcome)
+            continue
         # A large photo's are the CPU's.
-        entries = Entries(*(column.to(runtime.device) for column in entries))
-        yield Found(entries, sample and Sample(*(tensor.to(runtime.device) for tensor in sample)))
+        entries, sample = (type(rows)(*(rows_of.to(runtime.device) for rows_of in rows)) for rows in outcome[:2])
+        yield Found(entries, sample)
 
 
 @torch.inference_mode()

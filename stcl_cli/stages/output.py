@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from stcl_cli.config import Folder, PredictConfig, RefineConfig, RunConfig, Sharing
+from stcl_cli.config import Folder, PredictConfig, RefineConfig, RunConfig, Sharing, Training
 from stcl_cli.console import detail, say, warn
 from stcl_cli.data.photo_masks import count_values
 from stcl_cli.data.photos import Photo
@@ -58,6 +58,14 @@ class Result:
     summary: dict[str, Any] | None = None
     skipped: int = 0
     next: tuple[str | Path, ...] = ()
+
+
+def check_output(config: Training) -> None:
+    """StclError if the output folder would be refused for what is in it, told before a download of weights."""
+    from stcl_cli.distributed import rank  # here, because `stcl check` does without torch
+
+    if rank() == 0:
+        check_usable(Path(config.output), config.resume or config.overwrite, "-o")
 
 
 def open_folder(

@@ -70,7 +70,7 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
         for photo, outcome in work.run(todo, runtime.device, config.workers):
             outcomes.add(photo, outcome)
             gauge.advance()
-    then = ("export", folder.path, "--to", "coco", "-o", "OUT")
+    then = ("export", folder.path, "--images", config.images, "--to", "coco", "-o", "OUT")
     return finish(folder.path, outcomes, len(photos) + len(missing), "masks", then)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from stcl_cli.comparing import labels_among
-from stcl_cli.config import RefineConfig
+from stcl_cli.config import RefineConfig, SegtrainConfig
 from stcl_cli.console import meter
 from stcl_cli.data.outputs import match_outputs
 from stcl_cli.data.photo_masks import read_photo_mask
@@ -57,7 +57,8 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
     photos = [photo for photo in photos if photo.name in files.by_photo]
     if not photos:
         raise StclError(
-            f"{shown(cams)}: holds no CAM file or mask for any photo in {config.images}; run stcl cam first"
+            f"{shown(cams)}: holds no CAM file or mask for any photo in {config.images}; give --images the folder "
+            "that they were made of"
         )
     _look_for_affinity(files.by_photo[photos[0].name], config.method)
     classes = find_classes(None, cams)
@@ -98,9 +99,19 @@ def _size(source: Input) -> tuple[int, int]:
 
 
 def _init(cams: Path) -> tuple[str, ...]:
-    """The option with which segtrain starts from the run that CAMs of stcl come from; () for all else."""
+    """The options with which segtrain starts from the run that CAMs of stcl come from, and is as long; () for all
+    else."""
     command, fields = read_config(cams) if made_by_stcl(cams) else ("", {})
-    return ("--init", fields["model"]) if command == "cam" else ()
+    if command != "cam":
+        return ()
+    model = Path(fields["model"])
+    _, trained = read_config(model) if made_by_stcl(model) else ("", {})
+    usual = SegtrainConfig(images="", masks="", output="")
+    options = ("--init", fields["model"])
+    for name in ("crop_size", "iterations"):  # what the machine and its user's time allow
+        if trained.get(name, getattr(usual, name)) != getattr(usual, name):
+            options += (f"--{name.replace('_', '-')}", str(trained[name]))
+    return options
 
 
 def _look_for_affinity(path: Path, method: str) -> None:

@@ -23,7 +23,7 @@ from stcl_cli.formats.classes import find_classes
 from stcl_cli.losses.segmentation import mean_cross_entropy
 from stcl_cli.networks import build_segmenter, compile_blocks, default_encoder, parameter_groups
 from stcl_cli.runtime import Runtime, make_runtime, seed_everything
-from stcl_cli.stages.output import Result, open_folder
+from stcl_cli.stages.output import Result, check_output, open_folder
 from stcl_cli.validation import segmentation_validation
 from stcl_models.stcl import resize
 
@@ -36,6 +36,7 @@ def run(config: SegtrainConfig) -> Result:
 
 
 def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
+    check_output(config)
     photos, missing = list_photos(config.images, config.list)
     masks = match_outputs(config.masks, ".png", photos).by_photo
     with_mask = [photo for photo in photos if photo.name in masks]

@@ -17,7 +17,7 @@ from stcl_cli.networks import LAYER_DECAY, build_stcl, compile_blocks, parameter
 from stcl_cli.runtime import Runtime, make_runtime, seed_everything
 from stcl_cli.stages.consolidate import consolidate
 from stcl_cli.stages.objective import Objective, local_window
-from stcl_cli.stages.output import Result, open_folder
+from stcl_cli.stages.output import Result, check_output, open_folder
 from stcl_cli.validation import cam_validation
 from stcl_models.stcl import Stcl
 
@@ -30,6 +30,7 @@ def run(config: TrainConfig) -> Result:
 
 
 def _train(config: TrainConfig, runtime: Runtime) -> Result:
+    check_output(config)
     found = take_inventory(config, config.labels)
     labelled, labels = found.labelled, found.labels
     check_same("photos and labels", *labels.classes, *(f"{photo.name} {classes}" for photo, classes in labelled))
@@ -66,9 +67,9 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
     objective = Objective(model, config, runtime, most_labels=most)
     if model.memory is not None and config.memory_consolidation:
 
-        def consolidation(tell: Callable[[str], None]) -> None:
+        def consolidation(tell: Callable[[str], None]) -> list[tuple[str, str]]:
             objective.forget()
-            consolidate(model, config, runtime, labelled, tell)
+            return consolidate(model, config, runtime, labelled, tell)
 
     _, skipped = fit(
         Run(

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 from PIL import Image
 
@@ -63,6 +65,18 @@ def test_classes_that_differ_in_case_alone_and_classes_in_one(take):
     assert warning.startswith("class dog (2) is spelt nearly like Dog (2)")
     joint = 'a,"cat,dog"\nb,dog\nc,"bicycle, two wheels"\n'
     assert take(joint).warnings() == ["class cat,dog looks like several in one: write ';' between classes"]
+    pairs = take('a,"cat, dog"\nb,"dog, sofa"\nc,"bicycle, two wheels"\n').warnings()  # none stands alone
+    assert [line.split(" looks")[0] for line in pairs] == ["class cat, dog", "class dog, sofa"]
+
+
+def test_classes_of_few_photos_are_told(take, tmp_path):
+    for number in range(8):
+        shutil.copy(tmp_path / "photos" / "a.jpg", tmp_path / "photos" / f"{number}.jpg")
+    rows = "".join(f"{number},dog\n" for number in range(7)) + "".join(f"{name},pig\n" for name in "abcd")
+    assert take(rows + "7,pig\n").warnings() == []
+    assert take(rows + "7,dog\n").warnings() == [
+        "few photos show pig (4): a class of less than 5 is hardly learnt; add photos of it"
+    ]
 
 
 def test_names_that_match_nothing(take):
@@ -76,7 +90,8 @@ def test_a_photo_in_several_class_folders_is_told(tmp_path):
         Image.new("RGB", (2, 2), (colour,) * 3).save(tmp_path / f"{name}.png")
     found = take_inventory(CheckConfig(images=str(tmp_path)), str(tmp_path))
     assert found.counts() == {"dog": 3, "sofa": 2}
-    (warning,) = found.warnings()
+    warning, few = found.warnings()
+    assert few.startswith("few photos show dog (3), sofa (2)")
     assert warning.startswith("a.png: in several class folders, where each copy counts as a photo of that class alone;")
 
 
@@ -86,6 +101,8 @@ def test_a_header_in_unknown_words_is_told(take, tmp_path):
         "no photo is called Dateiname, and none shows Klassen: if that is the table's header, make it image,labels"
     ]
     assert take("z.jpg;cat\n" + rows).warnings() == []  # a photo that is not there, of a class that others show
+    gone = "image,labels\ngone.jpg,cow\na.jpg,cat\nb.jpg,dog\n"  # a header there is
+    assert take(gone).warnings() == ["no photo shows cow: take the name out or add photos"]
     assert take(rows + "z.jpg;cow\n").warnings() == ["no photo shows cow: take the name out or add photos"]
 
 

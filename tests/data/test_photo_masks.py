@@ -24,7 +24,7 @@ def test_masks_that_do_not_fit(tmp_path):
     with pytest.raises(PhotoError, match=r"a.png: holds class 2, but there are 1 classes; name them all"):
         read_full_mask(path, photo, 1)
     photo, path = photo_and_mask(tmp_path, "b", [[0, 2]], size=(3, 4))
-    with pytest.raises(MaskSizeError, match=r"b.png: the mask is 2 x 1, its photo 4 x 3; delete it and make it again"):
+    with pytest.raises(MaskSizeError, match=r"b.png: the mask is 2 x 1, its photo 4 x 3; make it anew of that photo"):
         read_full_mask(path, photo, 2)
 
 

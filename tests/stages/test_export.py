@@ -115,7 +115,7 @@ def test_what_other_tools_could_not_use_is_skipped_with_the_reason(folder):
     reasons = skipped(folder)
     assert set(reasons) == {"high", "large", "line\nbreak", "broken", "orphan"}
     assert "holds class 3, but there are 2 classes; name them all in a classes.txt" in reasons["high"]
-    assert "the mask is 2 x 3, its photo 3 x 2; delete it and make it again" in reasons["large"]
+    assert "the mask is 2 x 3, its photo 3 x 2; make it anew of that photo" in reasons["large"]
     assert "control character" in reasons["line\nbreak"]
     assert (folder / "out" / "ImageSets" / "Segmentation" / "train.txt").read_text() == "a\nsub/b\n"
 

@@ -230,6 +230,14 @@ def test_the_next_command_starts_from_the_run_that_made_the_cams(folder):
     assert run(folder, resume=True)[0].next == (*then[:4], "--init", "RUN", *then[4:])
 
 
+def test_the_next_command_is_as_long_as_the_training_was_and_at_its_size(folder):
+    (folder / "run").mkdir()
+    model = str(folder / "run")
+    write_config(model, "train", {"crop_size": 448, "iterations": 150, "batch_size": 2})
+    write_config(folder / "cams", "cam", {"model": model})
+    assert run(folder)[0].next[4:] == ("--init", model, "--iterations", "150", "-o", "SEG")
+
+
 @pytest.mark.parametrize("photo", ["a", "sub dir/bär 01"])
 @pytest.mark.parametrize("where", ["refine_scores", "mask_of"])
 def test_a_photo_that_memory_is_too_small_for_is_skipped(folder, monkeypatch, where, photo):

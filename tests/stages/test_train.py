@@ -202,6 +202,25 @@ def test_a_training_goes_on_with_its_own_photos_alone(config, trained, tmp_path)
     assert list(read_photo_labels(tmp_path / "run")) == names == ["a", "sub dir/bär 01", "sub dir/c.v1"]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_bad_photo_that_was_not_drawn_is_named_by_the_memory_that_looks_at_all(config, trained, tmp_path, seed):
+    shutil.copytree(trained.photos, tmp_path / "photos")
+    (tmp_path / "photos" / "zero.jpg").touch()
+    text = (trained.root / "labels.csv").read_text()
+    (tmp_path / "labels.csv").write_text(f"{text}zero,cat\n")
+    changed = replace(config, images=str(tmp_path / "photos"), labels=str(tmp_path / "labels.csv"))
+    assert train.run(replace(changed, iterations=1, batch_size=1, seed=seed)).skipped == 1
+    (record,) = [json.loads(line) for line in (tmp_path / "run" / "failed.jsonl").read_text().splitlines()]
+    assert record["image"] == "zero"
+    assert "zero.jpg: is empty" in record["reason"]
+
+
+def test_a_folder_in_use_is_refused_before_weights_are_downloaded(config, tmp_path):
+    train.run(replace(config, iterations=1))
+    with pytest.raises(StclError, match="run: is not empty; give --resume"):
+        train.run(replace(config, pretrained=True))
+
+
 def test_a_bad_photo_is_skipped_and_named(config, trained, tmp_path):
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "photos" / name).parent.mkdir(exist_ok=True)
