@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -104,8 +105,9 @@ def _init(cams: Path) -> tuple[str, ...]:
     command, fields = read_config(cams) if made_by_stcl(cams) else ("", {})
     if command != "cam":
         return ()
-    model = Path(fields["model"])
-    _, trained = read_config(model) if made_by_stcl(model) else ("", {})
+    model, trained = Path(fields["model"]), {}
+    with suppress(StclError):  # a broken config.json of a run is no matter here
+        _, trained = read_config(model) if made_by_stcl(model) else ("", {})
     usual = SegtrainConfig(images="", masks="", output="")
     options = ("--init", fields["model"])
     for name in ("crop_size", "iterations"):  # what the machine and its user's time allow
