@@ -86,7 +86,7 @@ class Inventory(NamedTuple):
         several = [name for name, own in parts.items() if len(own) > 1 and any(often[part] > 1 for part in own)]
         warnings += [f"class {shown(name)} looks like several in one: write ';' between classes" for name in several]
         few = [name for name, count in counts.items() if 0 < count < FEW]
-        if few and len(self.labelled) >= FEW:
+        if few and max(counts.values()) >= 2 * FEW:  # a handful of photos for a trial is no accident
             shows = some([f"{name} ({counts[name]})" for name in few])
             warnings.append(f"few photos show {shows}: a class of less than {FEW} is hardly learnt; add photos of it")
         return warnings
