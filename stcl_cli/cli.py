@@ -42,6 +42,7 @@ def _command(config_class: type, stage: str, *, name: str, items: bool = False) 
             console.set_verbosity(-1 if launch().rank else verbosity)  # of processes started together, one speaks
             if launch().ranks > 1:  # before torch: of a process that has gone the others would print C++ frames
                 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+            click.get_current_context().meta["stcl.at_work"] = name, values
             settings = config_class(**values)
             console.detail(f"stcl {__version__} {name} {to_json(dataclasses.asdict(settings))}")
             listeners = (_print_item(as_json),) if items else ()
@@ -52,9 +53,6 @@ def _command(config_class: type, stage: str, *, name: str, items: bool = False) 
                     words = ("PHOTOS" if word == "-" else str(word) for word in result.next)
                     console.say(f"next: stcl {shlex.join(words)}")
                 _finish(result, values.get("output"))
-            except KeyboardInterrupt as stop:
-                _say_how_to_go_on(name, values)
-                raise SystemExit(EXIT_TERMINATED if isinstance(stop, _Terminated) else EXIT_STOPPED) from None
             finally:
                 signal.signal(signal.SIGTERM, before)
 
@@ -146,9 +144,9 @@ class _Main(click.Group):
         except StclError as error:
             click.echo(f"stcl: {error}", err=True)
             raise SystemExit(EXIT_ERROR) from error
-        except KeyboardInterrupt as stop:  # before a stage was at work, or a second one
-            click.echo("stcl: stopped", err=True)
-            raise SystemExit(EXIT_STOPPED) from stop
+        except KeyboardInterrupt as stop:  # also before a stage is at work, and when it has just ended
+            _say_how_to_go_on(*context.meta.get("stcl.at_work", ("", {})))
+            raise SystemExit(EXIT_TERMINATED if isinstance(stop, _Terminated) else EXIT_STOPPED) from None
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from stcl_cli.console import warn
-from stcl_cli.errors import EXIT_ERROR, StclError, first_line
+from stcl_cli.errors import EXIT_ERROR, StclError, first_line, is_out_of_memory
 from stcl_cli.launch import launch
 
 BEAT = 2.0  # seconds between signs of life
@@ -78,8 +78,9 @@ def joined(device: torch.device) -> Iterator[None]:
     try:
         _check_own_gpu(device)
         yield
+        wait_for_all()  # with signs of life: the first rank may still write its last checkpoint
         watch.leaving.set()
-        wait_for_all()
+        wait_for_all()  # none goes before the others know
     except BaseException as error:
         watch.leaving.set()
         watch.say_why(error)
@@ -140,6 +141,8 @@ def _together(function: Callable[..., Result]) -> Callable[..., Result]:
         try:
             return function(*arguments)
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise StclError(
                 f"another process of this run has ended; go on with --resume ({first_line(error)})"
             ) from error

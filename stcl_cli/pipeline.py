@@ -98,7 +98,7 @@ class Pipeline(Generic[Input, Output, Item]):
         elif batch[0].input is not None:
             outputs = self.compute([job.photo for job in batch], [job.input for job in batch])
         for job, output in zip(batch, outputs, strict=True):
-            job.input = None
+            job.input = job.reading = None
             if isinstance(output, PhotoError):
                 job.result = Future()
                 job.result.set_exception(output)
@@ -132,7 +132,7 @@ class Pipeline(Generic[Input, Output, Item]):
 @dataclass
 class _Job:
     photo: Photo
-    reading: Future
+    reading: Future | None
     input: Any = None
     pixels: int = 0
     error: PhotoError | None = None  # why there is none

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -318,6 +319,10 @@ def interrupt(*_):
     ("moment", "line"),
     [
         ("say", "stcl: stopped; its files are whole, go on with: stcl cam --config RUN --resume\n"),  # it has ended
+        (  # and is leaving
+            "signal",
+            "next: stcl refine RUN\nstcl: stopped; its files are whole, go on with: stcl cam --config RUN --resume\n",
+        ),
         ("set_verbosity", "stcl: stopped\n"),  # it has not begun
     ],
 )
@@ -325,7 +330,11 @@ def test_ctrl_c_before_and_after_the_work_is_one_line_too(stcl, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     write_config(tmp_path / "RUN", "cam", {})
     stcl.next = ("refine", "RUN")
-    monkeypatch.setattr(console, moment, interrupt)
+    if moment == "signal":
+        calls = iter([lambda *_: signal.SIG_DFL, interrupt])
+        monkeypatch.setattr(signal, "signal", lambda *arguments: next(calls)(*arguments))
+    else:
+        monkeypatch.setattr(console, moment, interrupt)
     result = stcl("cam", "photos", "-m", "run", "-o", "RUN")
     assert (result.exit_code, result.stderr) == (130, line)
 

@@ -33,6 +33,8 @@ def test_the_defaults_are_right():
         {"list": 3},
         {"lr": 0},
         {"lr": float("inf")},
+        {"lr": 10**400},
+        {"memory_slots": 10**30},
         {"rescale": [1.0, float("nan")]},
     ],
 )

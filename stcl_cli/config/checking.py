@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import fields
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
+
+LARGEST = 2**53  # beyond it a float is no longer an exact number, and nothing is meant so
 
 
 def check_values(config: Any) -> None:
@@ -44,10 +45,10 @@ def _is_within(
     min_open: bool = False,
     max_open: bool = False,
 ) -> bool:
-    """Whether a number is finite and in a range, whose names are click's."""
+    """Whether a number is one that can be meant, and in a range, whose names are click's."""
     above = min is None or (number > min if min_open else number >= min)
     below = max is None or (number < max if max_open else number <= max)
-    return math.isfinite(number) and above and below
+    return abs(number) < LARGEST and above and below  # false for NaN
 
 
 def _is_of(value: Any, hint: Any) -> bool:

@@ -103,7 +103,7 @@ def _init(cams: Path) -> tuple[str, ...]:
     """The options with which segtrain starts from the run that CAMs of stcl come from, and is as long; () for all
     else."""
     command, fields = read_config(cams) if made_by_stcl(cams) else ("", {})
-    if command != "cam":
+    if command != "cam" or not isinstance(fields.get("model"), str):
         return ()
     model, trained = Path(fields["model"]), {}
     with suppress(StclError):  # a broken config.json of a run is no matter here

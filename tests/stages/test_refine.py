@@ -236,8 +236,11 @@ def test_the_next_command_is_as_long_as_the_training_was_and_at_its_size(folder)
     write_config(model, "train", {"crop_size": 448, "iterations": 150, "batch_size": 2})
     write_config(folder / "cams", "cam", {"model": model})
     assert run(folder)[0].next[4:] == ("--init", model, "--iterations", "150", "-o", "SEG")
+    write_config(folder / "cams", "cam", {})  # edited by hand
+    assert run(folder, overwrite=True)[0].next[4:] == ("-o", "SEG")
+    write_config(folder / "cams", "cam", {"model": model})
     (folder / "run" / "config.json").write_text("{")
-    assert run(folder, resume=True)[0].next[4:] == ("--init", model, "-o", "SEG")
+    assert run(folder, overwrite=True)[0].next[4:] == ("--init", model, "-o", "SEG")
 
 
 @pytest.mark.parametrize("photo", ["a", "sub dir/bär 01"])

@@ -59,7 +59,7 @@ def _class_files(files: dict[str, _Lines]) -> Table:
         rows = [Row(origin, line, [_stem(name)]) for name, lines in files.items() for origin, line in lines]
         return Table(rows, sorted(map(_stem, files)))
     rows, subsets = [], []
-    for name in files.keys() - signed.keys():
+    for name in sorted(files.keys() - signed.keys()):
         subset = f"_{_stem(name)}"
         if any(_stem(other).endswith(subset) for other in signed):  # train.txt stands beside cat_train.txt
             subsets.append(subset)
