@@ -184,6 +184,17 @@ def test_a_rank_that_nobody_waits_for_ends_the_others_too(how, monkeypatch, capf
     assert line in capfd.readouterr().err
 
 
+def test_a_rank_that_is_done_gives_signs_of_life_until_the_first_has_written_its_checkpoint(monkeypatch):
+    monkeypatch.setattr(distributed, "BEAT", 0.1)
+    monkeypatch.setattr(distributed, "SILENCE", 1.0)
+
+    def work(rank):
+        time.sleep(4 if rank == 0 else 0)
+        return rank
+
+    assert together(2, work) == [0, 1]
+
+
 def test_where_to_meet_must_be_known(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -17,31 +17,6 @@ from stcl_cli.refine.par import pixel_adaptive_refine
 from stcl_cli.refine.presets import CRF_PRESETS, CrfParams
 
 
-def test_the_best_slots_of_a_photo_that_was_not_reduced_are_enough():
-    """And of one that was, and of a mask, the scores."""
-    (cam, _), scores = scene(), torch.rand(2, 3, 32, 48).round(decimals=1)
-    kept = chain.smallest(scores, cam)
-    assert (kept.dtype, kept.shape) == (torch.uint8, (2, 32, 48))
-    assert np.array_equal(chain.mask_of(kept.numpy(), cam), chain.mask_of(scores.numpy(), cam))
-    reduced, mask = torch.rand(2, 3, 16, 24), chain.HardLabels(np.zeros((32, 48), np.uint8), (32, 48))
-    assert chain.smallest(reduced, cam) is reduced
-    assert chain.smallest(scores, mask) is scores
-
-
-def test_nothing_but_the_lattice_waits_for_a_gpu():
-    photos = [scene(), scene((1,), 1), scene((0, 1), 2)]
-    with pretended() as waits:
-        for method in ("none", "affinity,par"):
-            pixel_adaptive_refine(torch.rand(1, 1, 4, 4, device="cuda"), torch.rand(1, 3, 4, 4, device="cuda"))
-            waits.clear()  # numbers that are kept
-            settings = configured(method=method, background=(0.3, 0.6))
-            scores = chain.refine_scores(*zip(*photos, strict=True), settings, torch.device("cuda"))
-            assert [chain.smallest(own, cam).is_cuda for own, (cam, _) in zip(scores, photos, strict=True)] == [
-                True
-            ] * 3
-            assert not waits
-
-
 def refine_masks(sources, photos, config: RefineConfig) -> list[np.ndarray]:
     scores = chain.refine_scores(sources, photos, config, torch.device("cpu"))
     return [
@@ -78,6 +53,29 @@ def test_a_batch_is_its_photos_one_by_one():
     together = refine_masks(*zip(*photos, strict=True), config)
     for mask, (cam, photo) in zip(together, photos, strict=True):
         assert np.array_equal(mask, refine_masks([cam], [photo], config)[0])
+
+
+def test_the_best_slots_of_a_photo_that_was_not_reduced_are_enough():
+    """And of one that was, and of a mask, the scores."""
+    (cam, _), scores = scene(), torch.rand(2, 3, 32, 48).round(decimals=1)
+    kept = chain.smallest(scores, cam)
+    assert (kept.dtype, kept.shape) == (torch.uint8, (2, 32, 48))
+    assert np.array_equal(chain.mask_of(kept.numpy(), cam), chain.mask_of(scores.numpy(), cam))
+    reduced, mask = torch.rand(2, 3, 16, 24), chain.HardLabels(np.zeros((32, 48), np.uint8), (32, 48))
+    assert chain.smallest(reduced, cam) is reduced
+    assert chain.smallest(scores, mask) is scores
+
+
+def test_nothing_but_the_lattice_waits_for_a_gpu():
+    photos = [scene(), scene((1,), 1), scene((0, 1), 2)]
+    with pretended() as waits:
+        for method in ("none", "affinity,par"):
+            pixel_adaptive_refine(torch.rand(1, 1, 4, 4, device="cuda"), torch.rand(1, 3, 4, 4, device="cuda"))
+            waits.clear()  # numbers that are kept
+            settings = configured(method=method, background=(0.3, 0.6))
+            scores = chain.refine_scores(*zip(*photos, strict=True), settings, torch.device("cuda"))
+            assert all(chain.smallest(own, cam).is_cuda for own, (cam, _) in zip(scores, photos, strict=True))
+            assert not waits
 
 
 def test_steps_are_taken_from_coarse_to_fine(monkeypatch: pytest.MonkeyPatch):
