@@ -99,8 +99,10 @@ def _say_how_to_go_on(command: str, values: Mapping[str, Any]) -> None:
         return
     how, output = "", values.get("output")
     if output and os.path.isfile(os.path.join(output, CONFIG)):
-        how = f"; its files are whole, go on with: stcl {command} --config {shlex.quote(output)}"
+        start = "start as many processes of" if launch().ranks > 1 else "go on with"
+        how = f"; its files are whole, {start}: stcl {command} --config {shlex.quote(output)}"
         how += " --resume" if "resume" in values else ""  # stcl run goes on of its own accord, with the list it kept
+        how += f" --shard {values['shard']}" if values.get("shard") else ""
         how += ", with the same list on stdin" if "resume" in values and values.get("images") == "-" else ""
     click.echo(f"stcl: stopped{how}", err=True)
 

@@ -120,8 +120,9 @@ class _Watch(threading.Thread):
 
     def say_why(self, error: BaseException) -> None:
         """Leave word for the others."""
+        why = "by a signal" if isinstance(error, KeyboardInterrupt) else f"({first_line(error)})"
         with suppress(RuntimeError):
-            reason = f"process {self.rank} stopped ({first_line(error)})"
+            reason = f"process {self.rank} stopped {why}"
             self.store.compare_set("stopped", "", reason)  # the first counts
 
     def _end(self, reason: str) -> None:

@@ -14,7 +14,7 @@ from stcl_cli.config import SegtrainConfig, TrainConfig
 from stcl_cli.console import detail, meter, say
 from stcl_cli.distributed import average_gradients, check_same, from_first_rank, rank, ranks, synchronise_batch_norm
 from stcl_cli.errors import StclError
-from stcl_cli.formats.checkpoints import CheckpointInfo, open_checkpoint, save_checkpoint
+from stcl_cli.formats.checkpoints import CheckpointInfo, last_checkpoint, open_checkpoint, save_checkpoint
 from stcl_cli.formats.files import shown
 from stcl_cli.formats.photo_labels import PhotoLabels, read_photo_labels, write_photo_labels
 from stcl_cli.formats.runs import Failures
@@ -130,6 +130,7 @@ def fit(run: Run) -> tuple[dict[str, Any], int]:
                 with log.paused():
                     save("last", done)
             gauge.advance(text=text)
+    failures.merge()
     return measured, len(failures) if rank() == 0 else 0
 
 
@@ -156,7 +157,7 @@ def _backward(run: Run, batch: dict[str, Tensor], progress: float) -> dict[str, 
 
 def _load_last(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, names: list[str]) -> int:
     """Go on from the folder's last checkpoint, if there is one: the iterations done."""
-    last = run.folder / "checkpoints" / "last.safetensors"
+    last = last_checkpoint(run.folder)
     if not last.is_file():
         return 0
     checkpoint = open_checkpoint(last, run.stage)

@@ -19,7 +19,7 @@ from torch import nn
 from stcl_cli.config import SegtrainConfig, TrainConfig, check_values
 from stcl_cli.console import say, warn
 from stcl_cli.errors import StclError
-from stcl_cli.formats.checkpoints import Checkpoint, CheckpointInfo, open_checkpoint
+from stcl_cli.formats.checkpoints import Checkpoint, CheckpointInfo, last_checkpoint, open_checkpoint
 from stcl_cli.formats.files import shown
 from stcl_models.backbone import Backbone, BackboneError
 from stcl_models.segmenter import SmpSegmenter, VitSegmenter
@@ -33,6 +33,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 def build_stcl(config: TrainConfig, classes: int) -> Stcl:
     """A new network, as the config describes it."""
+    config = _as_resumed(config)
     try:
         with _download(config, config.backbone):
             backbone = Backbone(
@@ -72,6 +73,7 @@ def load_stcl(path: Path) -> tuple[Stcl, CheckpointInfo, TrainConfig]:
 
 def build_segmenter(config: SegtrainConfig, classes: int) -> VitSegmenter | SmpSegmenter:
     """A new segmentation model; with --init its ViT starts from the backbone of an STCL run."""
+    config = _as_resumed(config)
     if config.init and config.arch != "vit":
         raise StclError(f"--init needs --arch vit: {config.arch} cannot take over a ViT's weights")
     if config.checkpointing and config.arch != "vit":
@@ -204,6 +206,13 @@ def _untrained(config: AnyConfig) -> AnyConfig:
     """Where every weight comes from a checkpoint, none is downloaded or read from elsewhere, and none is learnt."""
     init = {"init": None} if hasattr(config, "init") else {}
     return replace(config, pretrained=False, weights=None, checkpointing=False, **init)
+
+
+def _as_resumed(config: AnyConfig) -> AnyConfig:
+    """A training that goes on needs no pretrained weights, which may be gone, or out of reach on a cluster's nodes."""
+    if config.resume and last_checkpoint(Path(config.output)).is_file():
+        return replace(config, pretrained=False, weights=None)
+    return config
 
 
 def _path(name: str | None) -> Path | None:

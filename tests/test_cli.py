@@ -304,6 +304,17 @@ def test_ctrl_c_says_how_to_go_on(stcl, tmp_path, started):
     assert result.stderr.endswith("--resume, with the same list on stdin\n") is started
 
 
+def test_ctrl_c_of_one_of_several_processes(stcl, tmp_path, monkeypatch):
+    stcl.error = KeyboardInterrupt()
+    write_config(tmp_path, "cam", {})
+    result = stcl("cam", "photos", "-m", "run", "-o", tmp_path, "--shard", "2/3")
+    assert result.stderr.endswith(f"go on with: stcl cam --config {tmp_path} --resume --shard 2/3\n")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = stcl("train", "photos", "--labels", "labels.csv", "-o", tmp_path)
+    assert result.stderr.endswith(f"start as many processes of: stcl train --config {tmp_path} --resume\n")
+
+
 def test_stcl_run_goes_on_without_resume(stcl, tmp_path):
     stcl.error = KeyboardInterrupt()
     write_config(tmp_path, "run", {})

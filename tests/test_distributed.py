@@ -159,7 +159,7 @@ def test_a_rank_that_dies_ends_the_other_with_one_line():
     assert second.args == (-signal.SIGKILL,)
 
 
-@pytest.mark.parametrize("how", ["stops", "raises"])
+@pytest.mark.parametrize("how", ["stops", "raises", "is interrupted"])
 def test_a_rank_that_nobody_waits_for_ends_the_others_too(how, monkeypatch, capfd):
     monkeypatch.setattr(distributed, "BEAT", 0.1)
     monkeypatch.setattr(distributed, "SILENCE", 1.0)
@@ -169,6 +169,8 @@ def test_a_rank_that_nobody_waits_for_ends_the_others_too(how, monkeypatch, capf
             time.sleep(100)
         elif how == "raises":
             raise StclError("photos: are gone")
+        elif how == "is interrupted":
+            raise KeyboardInterrupt
         else:
             # a helper ends the stopped process after a while, or nobody could
             subprocess.Popen(["bash", "-c", f"sleep 4; kill -9 {os.getpid()}"])
@@ -179,8 +181,8 @@ def test_a_rank_that_nobody_waits_for_ends_the_others_too(how, monkeypatch, capf
     assert time.monotonic() - started < 60
     assert isinstance(first, Ended)
     assert first.args == (1,)
-    reason = "process 1 gives no sign of life" if how == "stops" else "process 1 stopped (photos: are gone)"
-    line = f"stcl: process 0 of 2: {reason}, so this one ends too; go on with --resume\n"
+    why = {"stops": "gives no sign of life", "raises": "stopped (photos: are gone)"}.get(how, "stopped by a signal")
+    line = f"stcl: process 0 of 2: process 1 {why}, so this one ends too; go on with --resume\n"
     assert line in capfd.readouterr().err
 
 

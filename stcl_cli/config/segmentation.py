@@ -48,7 +48,8 @@ class SegtrainConfig(Training):
         ),
     )
     encoder: str | None = option(
-        None, "timm encoder. [default: the backbone of --init, else vit_base_patch16_224 or resnet50]"
+        None,
+        "timm encoder. [default: the backbone of --init, else vit_base_patch16_224.augreg_in21k_ft_in1k or resnet50]",
     )
     init: str | None = option(
         None, "Run folder of `stcl train` whose backbone the vit starts from.", path=True, metavar="RUN"

@@ -7,7 +7,7 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def match_names(names: Iterable[str], photos: Sequence[Photo]) -> dict[str, Phot
     Tried in turn: the exact name; the same in another Unicode form or with backslashes; with or without a suffix;
     a path of this machine; the end of a path, as long as possible, that only one photo and only one of the names still
     open have; last, the base name without the eight digits that Label Studio puts before it ('3f2a1b8c-photo.jpg').
+    An end means no photo of another folder where both know that folder: train/1 is not test/1.
     """
     ways = (
         (lambda photo: (photo.name, with_suffix(photo)), str),
@@ -42,7 +43,7 @@ def match_names(names: Iterable[str], photos: Sequence[Photo]) -> dict[str, Phot
         (lambda photo: (_path_key(photo.path), stem(_path_key(photo.path))), _path_key),
     )
     found: dict[str, Photo] = {}
-    missing = list(dict.fromkeys(names))
+    missing = names = list(dict.fromkeys(names))
     for keys_of, key_of in ways:
         if missing:
             table = _unambiguous((key, photo) for photo in photos for key in set(keys_of(photo)))
@@ -57,20 +58,32 @@ def match_names(names: Iterable[str], photos: Sequence[Photo]) -> dict[str, Phot
         table = _unambiguous(
             (end(with_suffix(photo), depth or 1), photo) for photo in photos for end in (_end, _whole_end)
         )
-        taken = {photo.name for photo in found.values()}
         ends = (
             (name, end(name, depth) if depth else _UPLOADED.sub("", end(name, 1)))
             for name in missing
             for end in (_end, _whole_end)
         )
-        met = {name: end for name, end in ends if end and end in table}  # of millions of names maybe none
-        count = Counter(met.values())
-        for name, end in met.items():
-            photo = table[end]
-            if photo.name not in taken and count[end] == 1:
-                found[name] = photo
+        met = {name: table[end] for name, end in ends if end and end in table}  # of millions of names maybe none
+        met = _of_one_folder(met, names, photos, depth or 1) if met else {}
+        taken = {photo.name for photo in found.values()}
+        count = Counter(photo.name for photo in met.values())
+        found.update((name, photo) for name, photo in met.items() if photo.name not in taken and count[photo.name] == 1)
         missing = [name for name in missing if name not in found]
     return found
+
+
+def _of_one_folder(
+    met: Mapping[str, Photo], names: Iterable[str], photos: Iterable[Photo], depth: int
+) -> dict[str, Photo]:
+    """`met` without names whose last `depth` parts lie in one folder and their photos in another, if both know it."""
+    folders = {photo.name: _folder(os.path.abspath(photo.path), depth) for photo in photos}
+    known, named = set(folders.values()), {_folder(name, depth) for name in names}
+    kept = {}
+    for name, photo in met.items():
+        folder, other = _folder(name, depth), folders[photo.name]
+        if folder in ("", other) or not (folder in known or other in named):
+            kept[name] = photo
+    return kept
 
 
 def _key(name: str) -> str:
@@ -91,6 +104,12 @@ def _whole_end(name: str, depth: int) -> str:
     """`_end` with the suffix."""
     parts = _key(name).split("/")
     return "/".join(parts[-depth:]) if len(parts) >= depth else ""
+
+
+def _folder(path: str, depth: int) -> str:
+    """The folder that the last `depth` parts of a path lie in; '' where there are no more."""
+    parts = _key(path).split("/")
+    return parts[-depth - 1] if len(parts) > depth else ""
 
 
 def _depth(names: Iterable[str]) -> int:

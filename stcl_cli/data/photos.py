@@ -74,7 +74,7 @@ def list_photos(
         raise StclError(f"{shown(source)}: holds no photo{first}; give a folder or list of {', '.join(SUFFIXES)} files")
     if list_file:
         photos, missing = _keep(photos, list_file, source)
-    return PhotoList(sorted(photos, key=lambda photo: photo.name), missing)
+    return PhotoList(sorted(photos, key=lambda photo: photo.name), list(dict.fromkeys(missing)))
 
 
 def _from_lines(lines: Iterable[str], folder: Path) -> PhotoList:
@@ -112,8 +112,10 @@ def _keep(photos: list[Photo], list_file: str | os.PathLike[str], source: str) -
     lines = _lines(read_text(list_file, "surrogateescape"))
     found = match_names(lines, photos)
     if len(found) < len(set(lines)):
-        lines = _first_column(lines)
-        found = match_names(lines, photos)
+        columns = _first_column(lines)
+        of_columns = match_names(columns, photos)
+        if len(of_columns) > len(found):  # photos may be called so: 'cat 0'
+            lines, found = columns, of_columns
     if not found:
         first = f" (its first line is '{shown(lines[0])}')" if lines else " (it is empty)"
         raise StclError(f"{shown(list_file)}: names no photo of {shown(source)}{first}; write one name a line")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from stcl_cli.data.pixels import is_turned, read_photo
@@ -20,7 +19,7 @@ def place_photo(item: Item, folder: Path, name: str, only_jpeg: bool = False) ->
     do not see, or is no JPEG where only that will do, becomes a new JPEG; so does a GIF.
 
     Raises:
-        PhotoError: it has to be written anew and cannot be read.
+        PhotoError: it cannot be read.
     """
     if item.photo is None:
         return
@@ -28,8 +27,9 @@ def place_photo(item: Item, folder: Path, name: str, only_jpeg: bool = False) ->
     with open_image(path) as image:
         as_jpeg = only_jpeg or path.suffix.lower() in NOT_ULTRALYTICS
         anew = is_turned(image, path) or (as_jpeg and image.format not in ("JPEG", "MPO"))
+        content = b"" if anew else path.read_bytes()  # here, where what goes wrong is the photo's
     if anew:
         write_jpeg(output_path(folder, name, ".jpg"), read_photo(path))
     else:
         with atomic_write(output_path(folder, name, ".jpg" if as_jpeg else path.suffix)) as temporary:
-            shutil.copyfile(path, temporary)
+            temporary.write_bytes(content)

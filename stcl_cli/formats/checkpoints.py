@@ -118,6 +118,11 @@ def _header(info: CheckpointInfo) -> str:
     return json.dumps(asdict(info), sort_keys=True)
 
 
+def last_checkpoint(folder: Path) -> Path:
+    """Where a run folder has, or will have, the checkpoint that a resumed training goes on from."""
+    return folder / "checkpoints" / "last.safetensors"
+
+
 def find_checkpoint(path: Path) -> Path:
     """A checkpoint file itself, or a run folder's best (where it was measured) or last."""
     if path.is_file():

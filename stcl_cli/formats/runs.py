@@ -249,8 +249,10 @@ class Failures:
                 append_jsonl(self.path, {"image": name, "reason": str(reason)})
 
     def merge(self) -> None:
-        """Bring what all shards have skipped so far together in failed.jsonl."""
+        """Sort them, so that the file is the same however often a run was stopped; bring those of shards together."""
         if self.shard == ALL:
+            if self.write:
+                _write_failures(self.path, self.reasons)
             return
         path = self.folder / FAILED
         with one_at_a_time(self.folder):

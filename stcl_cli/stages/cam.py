@@ -25,12 +25,16 @@ from stcl_cli.networks import compile_blocks, load_stcl
 from stcl_cli.out_of_memory import Network
 from stcl_cli.pipeline import Pipeline
 from stcl_cli.runtime import Runtime, fetch, make_runtime
-from stcl_cli.stages.output import Done, Outcomes, Result, finish, nobody, open_folder, skip
+from stcl_cli.stages.output import Done, Outcomes, Result, finish, nobody, open_folder, refuse_unused, skip
 from stcl_models.stcl import Stcl
 
 
 def run(config: CamConfig, done: Done = nobody) -> Result:
     """Export. Raises StclError."""
+    if config.labels:
+        refuse_unused(config, ["threshold"], "--labels say which classes are shown")
+    else:
+        refuse_unused(config, ["labels_format"], "is of the file that --labels names, and there is none")
     runtime = make_runtime(config.device, config.amp)
     model, info, trained = load_stcl(Path(config.model))
     memory = trained.guidance if config.memory is None else config.memory

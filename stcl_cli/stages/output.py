@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,13 @@ class Result:
     summary: dict[str, Any] | None = None
     skipped: int = 0
     next: tuple[str | Path, ...] = ()
+
+
+def refuse_unused(config: Any, names: Iterable[str], why: str) -> None:
+    """StclError if one of these options was given, though nothing would come of it."""
+    for field in fields(config):
+        if field.name in names and getattr(config, field.name) != field.default:
+            raise StclError(f"--{field.name.replace('_', '-')}: {why}; leave it out")
 
 
 def check_output(config: Training) -> None:

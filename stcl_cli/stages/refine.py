@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from stcl_cli.out_of_memory import CPU, if_it_fits, too_large, what_fits
 from stcl_cli.pipeline import Pipeline
 from stcl_cli.refine.chain import HardLabels, dense_crf_of, mask_of, refine_scores, smallest
 from stcl_cli.runtime import cores, fetch, pick_device
-from stcl_cli.stages.output import Done, MaskFolder, Outcomes, Result, finish, nobody, skip
+from stcl_cli.stages.output import Done, MaskFolder, Outcomes, Result, finish, nobody, refuse_unused, skip
 from stcl_cli.watch import Readers
 
 NO_AFFINITY_IN_MASKS = "knows nothing of patches that are alike; give --method crf, or another without affinity"
@@ -48,12 +48,16 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
     device = CPU if config.backend == "pydensecrf" else pick_device(config.device)
     if len(config.background) > 2 or not all(0 <= score <= 1 for score in config.background):
         raise StclError("--background: give one score, or two (low and high), each between 0 and 1")
+    _refuse_unused(config)
     config = replace(config, background=tuple(sorted(config.background)))
     dense_crf_of(config.backend)  # says now, not in a worker, if its package is missing
     cams = Path(config.cams)
     photos, skipped = list_photos(config.images)
     files = match_outputs(cams, ".safetensors", photos)
-    if not files.by_photo and not files.orphans:  # no CAM file at all
+    if files.by_photo or files.orphans:
+        refuse_unused(config, ["confidence"], "is of masks, and these are CAMs")
+    else:
+        refuse_unused(config, ["background"], "is of CAMs, and these are masks")
         files = match_outputs(cams, ".png", photos)
     photos = [photo for photo in photos if photo.name in files.by_photo]
     if not photos:
@@ -77,6 +81,16 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
             gauge.advance()
     then = ("segtrain", config.images, "--masks", folder.path, *_init(cams), "-o", "SEG")
     return finish(folder.path, outcomes, len(photos) + len(skipped), "masks", then)
+
+
+def _refuse_unused(config: RefineConfig) -> None:
+    """StclError if an option is given of what --method leaves out."""
+    names = [field.name for field in fields(config)]
+    for word, own in (("crf", ("crf_", "backend")), ("affinity", ("walk_",))):
+        if word not in config.method.split(","):
+            refuse_unused(
+                config, [name for name in names if name.startswith(own)], f"--method {config.method} is without {word}"
+            )
 
 
 def _in_processes(work: _Work, photos: list[Photo]) -> Iterator[Outcome]:

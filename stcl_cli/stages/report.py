@@ -113,7 +113,7 @@ def _truth(folder: str, photos: Sequence[Photo], known: TrueClasses) -> MaskColu
 def _labels(outputs: Sequence[Output], classes: int) -> np.ndarray | None:
     """Photos a class (C), as training counted them; None where there was none or its labels are there no more."""
     for output in outputs:
-        if output.command == "train":
+        if output.command == "train" and output.options.get("images") != "-":  # a list that was used up
             names = ("images", "labels", "labels_format", "list")
             options = {name: output.options[name] for name in names if output.options.get(name) is not None}
             try:

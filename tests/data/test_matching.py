@@ -80,12 +80,24 @@ def test_ends_of_paths_as_long_as_possible():
     assert match("train/a", "x/train/a.jpg", "x/val/a.jpg") == "x/train/a.jpg"
     assert match("other/train/a", "x/train/a.jpg", "x/val/a.jpg") == "x/train/a.jpg"
     assert match_names(["p/train/a", "q/train/a"], photos("train/a.jpg")) == {}
-    named = match_names(["p/train/a", "p/val/a", "p/none/b"], photos("train/a.jpg", "val/a.jpg", "val/b.jpg"))
+    assert match_names(["p/a", "q/a.jpg"], photos("train/a.jpg")) == {}
+    named = match_names(["p/train/a", "p/val/a", "p/none/b"], photos("train/a.jpg", "val/a.jpg", "other/b.jpg"))
     assert {name: photo.name for name, photo in named.items()} == {
         "p/train/a": "train/a",
         "p/val/a": "val/a",
-        "p/none/b": "val/b",
+        "p/none/b": "other/b",
     }
+
+
+def test_an_end_means_no_photo_of_another_known_folder():
+    # numbers begin anew in each folder: the labels of train/1 would become those of test/1
+    assert list(match_names(["train/1", "test/2"], photos("test/1.jpg", "test/2.jpg"))) == ["test/2"]
+    assert match("train/1", "test/1.jpg", "train/2.jpg") is None
+    assert match("/theirs/train/1", "test/1.jpg", "train/2.jpg") is None
+    assert match("train/3f2a1b8c-1.jpg", "test/1.jpg", "train/2.jpg") is None
+    assert match("train/1", "images/1.jpg", "images/2.jpg") == "images/1.jpg"
+    in_test = [Photo("1", Path("data/test/1.jpg"))]
+    assert list(match_names(["train/1", "test/1"], in_test)) == ["test/1"]
 
 
 def test_digits_that_label_studio_puts_before_names():

@@ -149,6 +149,14 @@ def test_list_file_with_a_name_that_looks_like_two_columns(tmp_path):
     assert names(photos.list_photos(tmp_path / "p", tmp_path / "train.txt")) == ["a 1"]
 
 
+def test_list_file_whose_names_all_look_like_two_columns(tmp_path):
+    touch(tmp_path, "p/cat 0.jpg", "p/cat 1.jpg", "p/cat.jpg")
+    (tmp_path / "train.txt").write_text("cat 0\ncat 1\ncat -1\n")
+    listing = photos.list_photos(tmp_path / "p", tmp_path / "train.txt")
+    assert names(listing) == ["cat 0", "cat 1"]
+    assert [name for name, _ in listing.missing] == ["cat -1"]
+
+
 @pytest.mark.parametrize(("content", "reason"), [("x\ny", "its first line is 'x'"), ("", "it is empty")])
 def test_list_file_that_fits_nothing(tmp_path, content, reason):
     touch(tmp_path, "p/a.jpg")

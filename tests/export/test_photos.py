@@ -65,6 +65,15 @@ def test_only_jpeg(place, tmp_path):
     assert placed.read_bytes() == (tmp_path / "photo.JPEG").read_bytes()
 
 
+def test_a_photo_that_goes_while_it_is_copied_is_named(place, tmp_path, monkeypatch):
+    """Else the file that is written would be told as the one that cannot be read."""
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(PIXELS).save(path)
+    monkeypatch.setattr("stcl_cli.export.photos.is_turned", lambda *_: path.unlink())
+    with pytest.raises(PhotoError, match=r"photo\.jpg: .*No such file"):
+        place(path)
+
+
 def test_no_photo(tmp_path):
     place_photo(Item("a", np.zeros((1, 1), np.uint8)), tmp_path, "a")
     (tmp_path / "broken.jpg").write_text("no photo")

@@ -210,6 +210,18 @@ def test_failures(tmp_path):
     assert not (tmp_path / "failed.jsonl").exists()
 
 
+def test_in_the_end_they_are_sorted(tmp_path):
+    """Whatever a run met first, stopped or not."""
+    failures = runs.Failures(tmp_path)
+    for name in ("b", "a"):
+        failures.add(name, "empty")
+    failures.merge()
+    assert [record["image"] for record in runs.read_jsonl(tmp_path / "failed.jsonl")] == ["a", "b"]
+    (tmp_path / "failed.jsonl").unlink()
+    runs.Failures(tmp_path, write=False).merge()
+    assert not (tmp_path / "failed.jsonl").exists()
+
+
 def test_shards_have_files_of_their_own_that_are_merged(tmp_path):
     first, second = (runs.Failures(tmp_path, Shard(number, 2)) for number in (1, 2))
     first.add("b", "empty")

@@ -36,6 +36,19 @@ def test_a_file_and_an_item_for_every_photo(run, tmp_path):
         assert file.size == (40, 56)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"labels": "labels.csv", "threshold": 0.3}, "--threshold: --labels say which classes are shown; leave it out"),
+        ({"labels_format": "csv"}, "--labels-format: is of the file that --labels names, and there is none; leave"),
+    ],
+)
+def test_an_option_without_an_effect(run, tmp_path, settings, words):
+    with pytest.raises(StclError, match=words):
+        run(**settings)
+    assert not (tmp_path / "out").exists()
+
+
 def test_labels_of_other_photos(run, tmp_path):
     (tmp_path / "labels.csv").write_text("z.jpg,cat\n")
     with pytest.raises(StclError, match=r"none of its names is a photo in .*; it names 'z\.jpg', there is 'a'"):

@@ -195,6 +195,24 @@ def test_masks_that_do_not_fit(masks):
     assert "the mask is 12 x 7, its photo 12 x 8" in reasons["sub dir/bär 01"]
 
 
+def test_an_option_without_an_effect(folder):
+    for settings, words in (
+        ({"method": "par", "crf_iterations": 3}, "--crf-iterations: --method par is without crf; leave it out"),
+        ({"method": "affinity,par", "crf_preset": "irn"}, "--crf-preset: --method affinity,par is without crf"),
+        ({"method": "none", "backend": "pydensecrf"}, "--backend: --method none is without crf"),
+        ({"method": "crf", "walk_steps": 3}, "--walk-steps: --method crf is without affinity"),
+        ({"confidence": 0.9}, "--confidence: is of masks, and these are CAMs; leave it out"),
+    ):
+        with pytest.raises(StclError, match=words):
+            run(folder, **settings)
+        assert not (folder / "out").exists()
+
+
+def test_masks_have_no_background_score(masks):
+    with pytest.raises(StclError, match="--background: is of CAMs, and these are masks; leave it out"):
+        run(masks, background=(0.3,))
+
+
 def test_masks_have_no_affinity(masks):
     with pytest.raises(StclError, match=r"a\.png: is a mask.*give --method crf"):
         run(masks, method="affinity,crf")
@@ -213,13 +231,13 @@ def test_pydensecrf_gives_the_same_masks(folder):
 def test_pydensecrf_takes_all_cores_also_beside_a_gpu(folder, monkeypatch):
     pytest.importorskip("pydensecrf")
     monkeypatch.setattr(refine, "pick_device", lambda name: torch.device("cuda"))
-    assert run(folder, backend="pydensecrf")[0].skipped == 0
+    assert run(folder, method="crf", backend="pydensecrf")[0].skipped == 0
 
 
 def test_pydensecrf_is_missing(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
     with pytest.raises(StclError, match=r"pip install \"stcl\[pydensecrf\]\""):
-        run(folder, backend="pydensecrf")
+        run(folder, method="crf", backend="pydensecrf")
     assert not (folder / "out").exists()
 
 

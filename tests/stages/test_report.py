@@ -88,6 +88,10 @@ def test_labels_are_counted_as_training_did(written, world):
     config.write_text(config.read_text().replace('"weights"', f'"labels": "{labels}", "weights"'))
     page, _ = written("out/run")
     assert page.labels.tolist() == [2, 1]
+    listed = config.read_text()
+    config.write_text(re.sub(r'"images": "[^"]*"', '"images": "-"', listed))
+    assert written("out/run")[0].labels is None  # and nothing waits for a list on stdin
+    config.write_text(listed)
     labels.unlink()
     assert written("out/run")[0].labels is None
 

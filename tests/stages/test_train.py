@@ -113,6 +113,21 @@ def test_pretrained_blocks_learn_the_slower_the_earlier_they_are(config, tmp_pat
     assert step["pos_embed"] == pytest.approx(1e-4 * decay**depth, rel=0.01)
 
 
+def test_a_training_goes_on_without_the_weights_it_started_from(config, tmp_path):
+    save_file(build_stcl(config, 2).backbone.vit.state_dict(), tmp_path / "vit.safetensors")
+    config = replace(config, weights=str(tmp_path / "vit.safetensors"), save_every=1)
+    train.run(config)
+    whole = load_file(tmp_path / "run" / "checkpoints" / "last.safetensors")
+    with stopped_after(2, train):
+        train.run(replace(config, overwrite=True))
+    (tmp_path / "vit.safetensors").unlink()
+    train.run(replace(config, resume=True))
+    resumed = load_file(tmp_path / "run" / "checkpoints" / "last.safetensors")
+    assert all(whole[name].equal(resumed[name]) for name in whole)
+    with pytest.raises(StclError, match=r"vit\.safetensors"):
+        train.run(replace(config, overwrite=True))
+
+
 def test_switched_off_parts_are_not_computed(config, tmp_path):
     train.run(replace(config, w_patch=0.0, w_class=0.0, w_seg=0.0, iterations=3))
     assert not {"patch", "class", "seg", "reg"} & set(records(tmp_path / "run")[-1])
