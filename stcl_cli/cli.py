@@ -18,8 +18,8 @@ from stcl_cli import __version__, config
 from stcl_cli.errors import EXIT_ERROR, EXIT_SKIPPED, EXIT_STOPPED, EXIT_TERMINATED, StclError, is_out_of_memory
 from stcl_cli.formats.files import json_bytes, to_json
 from stcl_cli.formats.runs import CONFIG, FAILED
-from stcl_cli.launch import launch, under_torchrun
 from stcl_cli.options import config_option, help_of, options_of, verbosity_options
+from stcl_cli.runtime.launch import launch, under_torchrun
 
 
 def _command(config_class: type, stage: str, *, name: str, items: bool = False) -> Callable:

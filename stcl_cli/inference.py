@@ -14,7 +14,7 @@ from stcl_cli.cams import gather_slots, normalise_cams
 from stcl_cli.formats.cams import CAM_STRIDE
 from stcl_cli.memory import fuse, memory_maps
 from stcl_cli.refine.walk import local_affinity
-from stcl_cli.runtime import Runtime, upload
+from stcl_cli.runtime.device import Runtime, upload
 from stcl_models.memory_bank import MemoryBank
 from stcl_models.stcl import Stcl, rescale, resize, rounded_size
 

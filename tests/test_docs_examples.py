@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from stcl_cli.cli import main
-from stcl_cli.metrics import confusion_matrix, iou_per_class, mean_iou
+from stcl_cli.evaluation.metrics import confusion_matrix, iou_per_class, mean_iou
 
 DOCS = Path(__file__).parent.parent / "docs"
 COMMANDS, FIGURES = ((DOCS / name).read_text("utf-8") for name in ("commands.md", "figures.md"))

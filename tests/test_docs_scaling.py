@@ -11,10 +11,10 @@ import torch.distributed as dist
 from ranks import run_ranks
 
 from stcl_cli.config import TrainConfig
-from stcl_cli.distributed import average_gradients, joined
 from stcl_cli.networks import build_stcl
-from stcl_cli.runtime import make_runtime
-from stcl_cli.stages.objective import Objective
+from stcl_cli.runtime.device import make_runtime
+from stcl_cli.runtime.distributed import average_gradients, joined
+from stcl_cli.training.objective import Objective
 
 PAGE = (Path(__file__).parent.parent / "docs" / "scaling.md").read_text("utf-8")
 DEFAULT = TrainConfig(images="", labels="", output="", pretrained=False)

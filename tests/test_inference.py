@@ -8,7 +8,7 @@ from stcl_cli import inference
 from stcl_cli.cams import normalise_cams
 from stcl_cli.inference import label_maps, network_size, photo_affinities, photo_cams, photo_scores
 from stcl_cli.memory import memory_maps
-from stcl_cli.runtime import make_runtime
+from stcl_cli.runtime.device import make_runtime
 from stcl_models.backbone import Backbone
 from stcl_models.segmenter import VitSegmenter
 from stcl_models.stcl import Stcl

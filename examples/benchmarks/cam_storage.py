@@ -18,14 +18,14 @@ from stcl_cli.config import CamConfig, RefineConfig
 from stcl_cli.data.labels import match_labels, read_labels
 from stcl_cli.data.photos import list_photos
 from stcl_cli.data.pixels import photo_size, read_photo
+from stcl_cli.evaluation.metrics import confusion_matrix, mean_iou
 from stcl_cli.formats.cams import CamFile, read_cam, write_cam
 from stcl_cli.formats.files import output_path
 from stcl_cli.formats.masks import read_mask
 from stcl_cli.inference import CAM_STRIDE, label_maps, photo_cams
-from stcl_cli.metrics import confusion_matrix, mean_iou
 from stcl_cli.networks import load_stcl
 from stcl_cli.refine.chain import mask_of, refine_scores
-from stcl_cli.runtime import make_runtime
+from stcl_cli.runtime.device import make_runtime
 
 
 def main() -> None:

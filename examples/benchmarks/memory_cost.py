@@ -17,8 +17,8 @@ from torch import nn
 
 from stcl_cli.config import TrainConfig
 from stcl_cli.networks import build_stcl
-from stcl_cli.runtime import make_runtime, seed_everything
-from stcl_cli.stages.objective import Objective
+from stcl_cli.runtime.device import make_runtime, seed_everything
+from stcl_cli.training.objective import Objective
 
 SIZES = ((20, 256), (20, 4096), (1000, 256))  # classes, slots
 PROGRESS = 0.55  # contrast and memory are on, the segmentation branch is not yet

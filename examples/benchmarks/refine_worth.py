@@ -22,9 +22,9 @@ import torch
 from stcl_cli.config import RefineConfig
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.data.pixels import read_photo
+from stcl_cli.evaluation.metrics import confusion_matrix, mean_iou
 from stcl_cli.formats.cams import read_cam
 from stcl_cli.formats.masks import read_mask
-from stcl_cli.metrics import confusion_matrix, mean_iou
 from stcl_cli.refine.chain import masks_of, refine_scores
 
 METHODS = ("none", "par", "crf", "affinity", "affinity,crf")

@@ -23,10 +23,10 @@ from torch import nn
 from stcl_cli.config import TrainConfig
 from stcl_cli.flops import cam_gflop, train_gflop
 from stcl_cli.inference import photo_cams
-from stcl_cli.measuring import PeakMemory
 from stcl_cli.networks import build_stcl, compile_blocks, parameter_groups
-from stcl_cli.runtime import Runtime, make_runtime, seed_everything
-from stcl_cli.stages.objective import Objective, local_window
+from stcl_cli.runtime.device import Runtime, make_runtime, seed_everything
+from stcl_cli.runtime.measuring import PeakMemory
+from stcl_cli.training.objective import Objective, local_window
 
 CLASSES, SCALES = 20, (1.0, 0.5, 1.5)
 SIDE = {"cpu": 1024, "cuda": 8192}

@@ -20,18 +20,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stcl_cli.cam_sweep import CamSweep
 from stcl_cli.cams import normalise_cams
 from stcl_cli.config import TrainConfig
 from stcl_cli.data.labels import match_labels, read_labels
 from stcl_cli.data.photos import list_photos
 from stcl_cli.data.pixels import read_photo
 from stcl_cli.discriminants import fisher_discriminants
+from stcl_cli.evaluation.cam_sweep import CamSweep
 from stcl_cli.formats.masks import IGNORE, read_mask
 from stcl_cli.inference import photo_cams
 from stcl_cli.memory import discriminants_of, memory_maps, region_masks, region_of_patches
 from stcl_cli.networks import build_stcl, load_stcl
-from stcl_cli.runtime import make_runtime
+from stcl_cli.runtime.device import make_runtime
 from stcl_models.memory_bank import MemoryBank
 
 

@@ -22,11 +22,11 @@ from stcl_cli.data.photo_masks import read_photo_mask
 from stcl_cli.data.photos import Photo
 from stcl_cli.data.pixels import read_photo
 from stcl_cli.data.transforms import random_view
-from stcl_cli.distributed import rank, ranks
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.locks import release_all
-from stcl_cli.runtime import cores
-from stcl_cli.watch import Readers
+from stcl_cli.runtime.device import cores
+from stcl_cli.runtime.distributed import rank, ranks
+from stcl_cli.runtime.watch import Readers
 
 
 class TrainingViews(Dataset):

@@ -22,7 +22,7 @@ from stcl_cli.formats.files import (
     write_json,
 )
 from stcl_cli.formats.locks import lock_folder, one_at_a_time
-from stcl_cli.launch import Shard
+from stcl_cli.runtime.launch import Shard
 
 CONFIG = "config.json"
 FAILED = "failed.jsonl"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stcl_cli.distributed import ranks, sum_over_ranks
+from stcl_cli.runtime.distributed import ranks, sum_over_ranks
 
 
 def class_contrast(teacher_BGE: Tensor, student_BLE: Tensor, positive_BL: Tensor, temperature: float) -> Tensor:

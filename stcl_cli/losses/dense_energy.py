@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stcl_cli.distributed import ranks, sum_over_ranks
+from stcl_cli.runtime.distributed import ranks, sum_over_ranks
 
 
 def dense_energy(

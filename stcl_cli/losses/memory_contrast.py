@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stcl_cli.distributed import max_over_ranks, ranks, sum_over_ranks
+from stcl_cli.runtime.distributed import max_over_ranks, ranks, sum_over_ranks
 
 if TYPE_CHECKING:
     from stcl_models.memory_bank import BankView

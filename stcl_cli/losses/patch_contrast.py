@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stcl_cli.distributed import ranks, sum_over_ranks
 from stcl_cli.formats.masks import IGNORE
+from stcl_cli.runtime.distributed import ranks, sum_over_ranks
 
 
 def patch_contrast(tokens_BND: Tensor, labels_BN: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from stcl_cli.refine.crf import probs_from_labels
 from stcl_cli.refine.par import pixel_adaptive_refine
 from stcl_cli.refine.presets import CRF_PRESETS, CrfParams
 from stcl_cli.refine.walk import random_walk
-from stcl_cli.runtime import upload
+from stcl_cli.runtime.device import upload
 from stcl_cli.strips import argmax_at_size
 
 DenseCrf = Callable[[Sequence[Tensor], Sequence[np.ndarray], CrfParams], list[Tensor]]

@@ -18,7 +18,7 @@ from torch import Tensor
 from stcl_cli.errors import StclError
 from stcl_cli.refine.lattice import Lattice, build_lattice
 from stcl_cli.refine.presets import CrfParams
-from stcl_cli.runtime import upload
+from stcl_cli.runtime.device import upload
 
 SMALLEST_PROB = 1e-5  # scores are clipped here before the logarithm, as in pydensecrf.utils
 LARGEST_EXPONENT = 80.0  # exp of more nears float32's end; smaller exponents need no shift

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stcl_cli.errors import StclError
-from stcl_cli.runtime import upload
+from stcl_cli.runtime.device import upload
 
 # On a GPU a thread sums a bag: longer ones (a plain wall in one vertex) are cut, and summed in two levels.
 LONGEST_BAG = 64

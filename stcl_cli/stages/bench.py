@@ -24,13 +24,13 @@ from stcl_cli.flops import cam_gflop, predict_gflop, segtrain_gflop, train_gflop
 from stcl_cli.formats.checkpoints import CheckpointInfo, save_checkpoint
 from stcl_cli.formats.files import output_path
 from stcl_cli.formats.runs import read_jsonl
-from stcl_cli.measuring import PeakMemory, matrix_rate, steady_rate
 from stcl_cli.networks import build_segmenter, build_stcl
-from stcl_cli.pipeline import BATCH_PIXELS
-from stcl_cli.runtime import Runtime, cores, make_runtime
+from stcl_cli.runtime.device import Runtime, cores, make_runtime
+from stcl_cli.runtime.measuring import PeakMemory, matrix_rate, steady_rate
+from stcl_cli.runtime.pipeline import BATCH_PIXELS
 from stcl_cli.stages import cam, predict, refine, segtrain, train
-from stcl_cli.stages.objective import local_window
 from stcl_cli.stages.output import Done, Result
+from stcl_cli.training.objective import local_window
 
 CLASSES = tuple(f"class {number}" for number in range(1, 21))
 PHOTOS = {"cpu": 16, "cuda": 1024}

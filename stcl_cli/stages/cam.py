@@ -22,9 +22,9 @@ from stcl_cli.formats.photo_labels import add_photo_labels
 from stcl_cli.formats.runs import Failures
 from stcl_cli.inference import label_maps, network_size, photo_affinities, photo_cams
 from stcl_cli.networks import compile_blocks, load_stcl
-from stcl_cli.out_of_memory import Network
-from stcl_cli.pipeline import Pipeline
-from stcl_cli.runtime import Runtime, fetch, make_runtime
+from stcl_cli.runtime.device import Runtime, fetch, make_runtime
+from stcl_cli.runtime.out_of_memory import Network
+from stcl_cli.runtime.pipeline import Pipeline
 from stcl_cli.stages.output import Done, Outcomes, Result, finish, nobody, open_folder, refuse_unused, skip
 from stcl_models.stcl import Stcl
 

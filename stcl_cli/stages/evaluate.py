@@ -9,18 +9,25 @@ from typing import Any
 import numpy as np
 from rich.table import Column, Table
 
-from stcl_cli.cam_sweep import CamSweep
-from stcl_cli.comparing import ONLY_BACKGROUND, TrueClasses, compare_cam, compare_mask, read_truth, true_classes
 from stcl_cli.config import EvalConfig
 from stcl_cli.console import meter, say, say_table, warn
 from stcl_cli.data.outputs import has_files, match_outputs
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.errors import PhotoError, StclError
+from stcl_cli.evaluation.cam_sweep import CamSweep
+from stcl_cli.evaluation.comparing import (
+    ONLY_BACKGROUND,
+    TrueClasses,
+    compare_cam,
+    compare_mask,
+    read_truth,
+    true_classes,
+)
+from stcl_cli.evaluation.metrics import iou_per_class, mean_iou
 from stcl_cli.formats.cams import read_cam
 from stcl_cli.formats.classes import find_classes
 from stcl_cli.formats.files import output_path, shown, some
 from stcl_cli.formats.masks import IGNORE, read_mask
-from stcl_cli.metrics import iou_per_class, mean_iou
 from stcl_cli.stages.output import Result, ToldSkipped, refuse_unused
 
 

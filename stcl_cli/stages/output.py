@@ -33,8 +33,8 @@ from stcl_cli.formats.runs import (
     read_sources,
     write_config,
 )
-from stcl_cli.launch import Shard, find_shard
 from stcl_cli.pictures import overlay
+from stcl_cli.runtime.launch import Shard, find_shard
 from stcl_cli.stages.provenance import check_classes, check_overlays, check_overwrite, check_same, sources_of
 
 NAMED = 10  # inputs that are told one by one where there is no failed.jsonl; with --verbose all
@@ -69,7 +69,7 @@ def refuse_unused(config: Any, names: Iterable[str], why: str) -> None:
 
 def check_output(config: Training) -> None:
     """StclError if the output folder would be refused for what is in it, told before a download of weights."""
-    from stcl_cli.distributed import rank  # here, because `stcl check` does without torch
+    from stcl_cli.runtime.distributed import rank  # here, because `stcl check` does without torch
 
     if rank() == 0:
         check_usable(Path(config.output), config.resume or config.overwrite, "-o")
@@ -85,7 +85,7 @@ def open_folder(
     Raises:
         StclError: the folder is in use or of another run.
     """
-    from stcl_cli.distributed import rank, wait_for_all  # here, because `stcl check` does without torch
+    from stcl_cli.runtime.distributed import rank, wait_for_all  # here, because `stcl check` does without torch
 
     shard = find_shard(config.shard) if isinstance(config, Sharing) else ALL
     if rank() == 0:

@@ -20,9 +20,9 @@ from stcl_cli.errors import PhotoError
 from stcl_cli.formats.masks import read_mask
 from stcl_cli.inference import network_size, photo_scores
 from stcl_cli.networks import compile_blocks, load_segmenter
-from stcl_cli.out_of_memory import Network
-from stcl_cli.pipeline import Pipeline
-from stcl_cli.runtime import fetch, make_runtime
+from stcl_cli.runtime.device import fetch, make_runtime
+from stcl_cli.runtime.out_of_memory import Network
+from stcl_cli.runtime.pipeline import Pipeline
 from stcl_cli.stages.output import Done, MaskFolder, Outcomes, Result, finish, nobody, skip
 from stcl_cli.strips import argmax_at_size
 

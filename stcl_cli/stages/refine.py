@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from stcl_cli.comparing import labels_among
 from stcl_cli.config import RefineConfig, SegtrainConfig
 from stcl_cli.console import meter
 from stcl_cli.data.outputs import match_outputs
@@ -22,17 +21,18 @@ from stcl_cli.data.photo_masks import read_photo_mask
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.data.pixels import photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
+from stcl_cli.evaluation.comparing import labels_among
 from stcl_cli.formats.cams import CamFile, read_cam
 from stcl_cli.formats.classes import find_classes
 from stcl_cli.formats.files import shown
 from stcl_cli.formats.masks import read_mask
 from stcl_cli.formats.runs import made_by_stcl, read_config
-from stcl_cli.out_of_memory import CPU, if_it_fits, too_large, what_fits
-from stcl_cli.pipeline import Pipeline
 from stcl_cli.refine.chain import HardLabels, dense_crf_of, mask_of, refine_scores, smallest
-from stcl_cli.runtime import cores, fetch, pick_device
+from stcl_cli.runtime.device import cores, fetch, pick_device
+from stcl_cli.runtime.out_of_memory import CPU, if_it_fits, too_large, what_fits
+from stcl_cli.runtime.pipeline import Pipeline
+from stcl_cli.runtime.watch import Readers
 from stcl_cli.stages.output import Done, MaskFolder, Outcomes, Result, finish, nobody, refuse_unused, skip
-from stcl_cli.watch import Readers
 
 NO_AFFINITY_IN_MASKS = "knows nothing of patches that are alike; give --method crf, or another without affinity"
 NO_AFFINITY = "holds no affinity of patches; make it with stcl cam --affinity, or give a --method without affinity"

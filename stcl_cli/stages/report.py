@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from stcl_cli.comparing import ONLY_BACKGROUND, TrueClasses, read_truth, true_classes
 from stcl_cli.config import CheckConfig, ReportConfig, TrainConfig
 from stcl_cli.console import meter, say, warn
 from stcl_cli.data.inventory import take_inventory
@@ -16,6 +15,7 @@ from stcl_cli.data.outputs import match_outputs
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.data.pixels import read_photo
 from stcl_cli.errors import PhotoError, StclError
+from stcl_cli.evaluation.comparing import ONLY_BACKGROUND, TrueClasses, read_truth, true_classes
 from stcl_cli.formats.files import atomic_write, shown
 from stcl_cli.formats.memories import read_memories
 from stcl_cli.report.columns import CamColumn, Column, MaskColumn, Picture, jpeg_uri

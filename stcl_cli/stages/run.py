@@ -14,7 +14,7 @@ from stcl_cli.console import say
 from stcl_cli.errors import StclError
 from stcl_cli.formats.files import atomic_write
 from stcl_cli.formats.runs import FAILED, Failures, read_failures
-from stcl_cli.launch import launch
+from stcl_cli.runtime.launch import launch
 from stcl_cli.stages import cam, predict, refine, segtrain, train
 from stcl_cli.stages.output import Done, Result, nobody, take_folder
 

@@ -16,15 +16,15 @@ from stcl_cli.data.loader import TrainingViews, training_batches
 from stcl_cli.data.outputs import match_outputs, no_mask
 from stcl_cli.data.photo_masks import sample_masks
 from stcl_cli.data.photos import list_photos
-from stcl_cli.distributed import check_same, devices, joined, ranks
-from stcl_cli.engine import Run, check_options, fit
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import find_classes
 from stcl_cli.losses.segmentation import mean_cross_entropy
 from stcl_cli.networks import build_segmenter, compile_blocks, default_encoder, parameter_groups
-from stcl_cli.runtime import Runtime, make_runtime, seed_everything
+from stcl_cli.runtime.device import Runtime, make_runtime, seed_everything
+from stcl_cli.runtime.distributed import check_same, devices, joined, ranks
 from stcl_cli.stages.output import Result, check_output, open_folder
-from stcl_cli.validation import segmentation_validation
+from stcl_cli.training.engine import Run, check_options, fit
+from stcl_cli.training.validation import segmentation_validation
 from stcl_models.stcl import resize
 
 

@@ -10,15 +10,15 @@ from stcl_cli.config import TrainConfig
 from stcl_cli.console import say, warn
 from stcl_cli.data.inventory import describe, take_inventory
 from stcl_cli.data.loader import TrainingViews, training_batches
-from stcl_cli.distributed import check_same, devices, joined
-from stcl_cli.engine import Run, check_options, fit
 from stcl_cli.errors import StclError
 from stcl_cli.networks import LAYER_DECAY, build_stcl, compile_blocks, parameter_groups
-from stcl_cli.runtime import Runtime, make_runtime, seed_everything
-from stcl_cli.stages.consolidate import consolidate
-from stcl_cli.stages.objective import Objective, local_window
+from stcl_cli.runtime.device import Runtime, make_runtime, seed_everything
+from stcl_cli.runtime.distributed import check_same, devices, joined
 from stcl_cli.stages.output import Result, check_output, open_folder
-from stcl_cli.validation import cam_validation
+from stcl_cli.training.consolidate import consolidate
+from stcl_cli.training.engine import Run, check_options, fit
+from stcl_cli.training.objective import Objective, local_window
+from stcl_cli.training.validation import cam_validation
 from stcl_models.stcl import Stcl
 
 

@@ -8,8 +8,8 @@ from PIL import Image
 from stcl_cli.data.scene_parts import CLASSES
 from stcl_cli.data.scenes import SCENE_CLASSES, draw_scene, write_scenes
 from stcl_cli.errors import StclError
+from stcl_cli.evaluation.metrics import confusion_matrix, mean_iou
 from stcl_cli.formats.masks import read_mask
-from stcl_cli.metrics import confusion_matrix, mean_iou
 
 CLASS_COUNT = len(SCENE_CLASSES)
 

@@ -6,7 +6,7 @@ import pytest
 
 from stcl_cli.errors import StclError
 from stcl_cli.formats import locks
-from stcl_cli.launch import Shard
+from stcl_cli.runtime.launch import Shard
 
 ALL = Shard()
 

@@ -9,7 +9,7 @@ import stcl_cli
 from stcl_cli.errors import StclError
 from stcl_cli.formats import runs
 from stcl_cli.formats.files import LOCK
-from stcl_cli.launch import Shard
+from stcl_cli.runtime.launch import Shard
 
 
 @pytest.fixture

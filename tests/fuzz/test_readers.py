@@ -28,7 +28,7 @@ from stcl_cli.formats.runs import read_config, read_failures
 from stcl_cli.networks import build_stcl, load_segmenter, load_stcl
 from stcl_cli.report.folders import find_outputs
 from stcl_cli.report.page import loss_charts
-from stcl_cli.training_log import TrainingLog
+from stcl_cli.training.log import TrainingLog
 from stcl_models.backbone import BackboneError, load_backbone_weights
 
 

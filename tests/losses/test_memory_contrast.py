@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from ranks import run_ranks
 
-from stcl_cli.distributed import joined
 from stcl_cli.losses import memory_contrast as module
 from stcl_cli.losses.memory_contrast import memory_contrast
+from stcl_cli.runtime.distributed import joined
 from stcl_models.memory_bank import BankView
 
 CLASSES, SLOTS, WIDTH = 4, 5, 6

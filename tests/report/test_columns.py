@@ -9,7 +9,7 @@ from report_folders import CLASSES, NAMES, mask_of, truth_of
 from stcl_cli.config import EvalConfig
 from stcl_cli.data.photos import Photo
 from stcl_cli.errors import PhotoError
-from stcl_cli.metrics import confusion_matrix, iou_per_class, mean_iou
+from stcl_cli.evaluation.metrics import confusion_matrix, iou_per_class, mean_iou
 from stcl_cli.report.columns import CamColumn, MaskColumn
 from stcl_cli.stages import evaluate
 

@@ -6,7 +6,7 @@ import pytest
 
 from stcl_cli.config import BenchConfig
 from stcl_cli.errors import StclError
-from stcl_cli.pipeline import BATCH_PIXELS
+from stcl_cli.runtime.pipeline import BATCH_PIXELS
 from stcl_cli.stages import bench
 
 TINY = BenchConfig(

@@ -66,8 +66,8 @@ def test_segtrain(trained, tmp_path):
 @pytest.mark.parametrize("labels", ["labels.csv", None])
 def test_cam_and_refine(trained, tmp_path, labels):
     photos = {"images": str(trained.photos)}
-    settings = {"model": str(trained.run), "threshold": 0.3, "affinity": True, "amp": "off"}
-    given = {"labels": str(trained.root / labels)} if labels else {}
+    settings = {"model": str(trained.run), "affinity": True, "amp": "off"}
+    given = {"labels": str(trained.root / labels)} if labels else {"threshold": 0.3}
     cpu, cuda = on_both(cam, CamConfig, tmp_path, **photos, **settings, **given)
     files = sorted(cpu.rglob("*.safetensors"))
     assert len(files) == 3

@@ -9,11 +9,11 @@ from PIL import Image
 from ranks import run_ranks
 from safetensors.torch import load_file
 
-from stcl_cli import engine
 from stcl_cli.config import SegtrainConfig, TrainConfig
 from stcl_cli.errors import StclError
 from stcl_cli.formats.runs import read_jsonl
 from stcl_cli.stages import segtrain, train
+from stcl_cli.training import engine
 from stcl_models import memory_bank
 
 RUNS = {"train": train.run, "segtrain": segtrain.run}

@@ -13,7 +13,7 @@ from stcl_cli.errors import StclError
 from stcl_cli.formats.masks import read_mask, write_mask
 from stcl_cli.formats.photo_labels import read_photo_labels
 from stcl_cli.networks import build_stcl
-from stcl_cli.runtime import seed_everything
+from stcl_cli.runtime.device import seed_everything
 from stcl_cli.stages import train
 
 

@@ -13,7 +13,7 @@ from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import CLASSES, find_classes
 from stcl_cli.formats.files import shown
 from stcl_cli.formats.masks import IGNORE, read_mask
-from stcl_cli.threads import DECODERS, thread_pool
+from stcl_cli.runtime.threads import DECODERS, thread_pool
 
 VOC_MASKS = "SegmentationClass"
 
