@@ -15,7 +15,7 @@ from stcl_cli.data.labels import Labels, match_labels, none_matched, read_labels
 from stcl_cli.data.matching import stem
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.formats.classes import read_classes
-from stcl_cli.formats.files import shown, some
+from stcl_cli.formats.files import counted, shown, some
 
 RARE, ALIKE = 2, 0.85  # photos of a class that may be a typing error, and how alike another's name is then
 FEW = 5  # photos; masks of classes of one, two and three among 69 had an IoU of 0.00 to 0.05, of others 0.67 and up
@@ -147,9 +147,10 @@ def describe(found: Inventory) -> list[str]:
     """The essentials, in a line or two."""
     counts = found.counts()
     fewest, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    labelled = f"{counted(len(found.labelled), 'photo')} with labels ({found.labels.format})"
     return [
-        f"{len(found.labelled):,} photos with labels ({found.labels.format}), {len(found.unlabelled):,} without, "
-        f"{len(found.missing):,} labels without a photo"
+        f"{labelled}, {len(found.unlabelled):,} without, "
+        f"{counted(len(found.missing), 'label')} without a photo"
         + (f", {len(found.unread):,} not read" if found.unread else ""),
         f"{counts[fewest]:,} ({shown(fewest)}) to {counts[most]:,} ({shown(most)}) photos a class",
     ]

@@ -13,7 +13,7 @@ from PIL import Image
 from stcl_cli.data.photos import Photo
 from stcl_cli.data.pixels import photo_size
 from stcl_cli.errors import PhotoError, StclError
-from stcl_cli.formats.files import shown
+from stcl_cli.formats.files import counted, shown
 from stcl_cli.formats.masks import IGNORE, read_mask
 
 SAMPLE = 32
@@ -77,10 +77,10 @@ class MaskTally:
     def describe(self, total: int) -> str:
         """The essentials, in a line; `total` is how many masks there are."""
         found = int((self.holding[1 : len(self.classes) + 1] > 0).sum())
-        which = f"{self.masks:,}" if self.masks == total else f"{self.masks:,} of {total:,}"
+        which = "" if self.masks == total else f"{self.masks:,} of "
         return (
-            f"{which} masks looked at: {self.share(0):.1%} of the pixels background, {self.share(IGNORE):.1%} "
-            f"ignored (255), {found} of {len(self.classes)} classes in them"
+            f"{which}{counted(total, 'mask')} looked at: {self.share(0):.1%} of the pixels background, "
+            f"{self.share(IGNORE):.1%} ignored (255), {found} of {counted(len(self.classes), 'class')} in them"
         )
 
     def summary(self) -> dict[str, Any]:

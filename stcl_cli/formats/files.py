@@ -41,6 +41,13 @@ def some(names: Sequence[str], limit: int = 5) -> str:
     return ", ".join(map(shown, names[:limit])) + more
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 photo`, `2 photos`, `2 classes`."""
+    if number != 1:
+        noun += "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}"
+
+
 def output_path(folder: str | os.PathLike[str], name: str, suffix: str) -> Path:
     """Where the output of the photo called `name` goes: `suffix` is appended, never put in place of a dotted part."""
     return Path(folder, name + suffix)

@@ -97,7 +97,7 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
     if outcomes.made and outcomes.made == outcomes.without_class and not config.labels:
         warn(f"no class of any photo reaches --threshold {config.threshold}: lower it, or train longer")
     then = ("refine", folder, "--images", config.images, "-o", "MASKS")
-    return finish(folder, outcomes, len(wanted) + len(skipped), "CAMs", then)
+    return finish(folder, outcomes, len(wanted) + len(skipped), "CAM", then)
 
 
 class _Found(NamedTuple):

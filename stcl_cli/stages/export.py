@@ -21,7 +21,7 @@ from stcl_cli.export.voc import VocWriter
 from stcl_cli.export.writer import Item, Writer
 from stcl_cli.export.yolo import SemanticWriter, YoloWriter
 from stcl_cli.formats.classes import find_classes
-from stcl_cli.formats.files import shown
+from stcl_cli.formats.files import counted, shown
 from stcl_cli.formats.masks import IGNORE
 from stcl_cli.formats.runs import Failures
 from stcl_cli.stages.output import Done, Result, nobody, open_folder, skip
@@ -73,7 +73,7 @@ def run(config: ExportConfig, done: Done = nobody) -> Result:
         done({"images": len(names), "output": writer.file})
     if ignored and not writer.keeps_ignored:
         say(f"{ignored / pixels:.1%} of the pixels are 255 (ignored), which {config.to} cannot say: they are left out")
-    say(f"{len(names)} masks as {config.to} in {shown(writer.file or folder)}")
+    say(f"{counted(len(names), 'mask')} as {config.to} in {shown(writer.file or folder)}")
     return Result(skipped=len(failures))
 
 
@@ -92,7 +92,7 @@ def _jobs(config: ExportConfig) -> tuple[list[Job], list[tuple[str, str]]]:
     if not jobs:
         raise no_mask(config.masks, config.images)
     if len(jobs) < len(photos):
-        say(f"{len(photos) - len(jobs)} photos have no mask in {shown(config.masks)} and are left out")
+        say(f"{counted(len(photos) - len(jobs), 'photo')} without a mask in {shown(config.masks)} left out")
     return jobs, skipped + masks.orphans
 
 

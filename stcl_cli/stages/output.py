@@ -18,7 +18,7 @@ from stcl_cli.data.photos import Photo
 from stcl_cli.data.pixels import read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.classes import BACKGROUND, CLASSES, write_classes
-from stcl_cli.formats.files import output_path, shown
+from stcl_cli.formats.files import counted, output_path, shown
 from stcl_cli.formats.images import write_jpeg
 from stcl_cli.formats.locks import share_folder
 from stcl_cli.formats.masks import IGNORE, write_mask
@@ -146,13 +146,15 @@ class Outcomes:
 def finish(folder: Path, outcomes: Outcomes, wanted: int, what: str, then: tuple[str | Path, ...]) -> Result:
     """Say how many outputs there are, of the `wanted` ones of this process, and how many show no class.
 
+    `what` is the word for one of them.
+
     Raises:
         StclError: there are none, as all inputs were skipped: nothing can follow.
     """
     failures = outcomes.failures
     failures.merge()
     there = wanted - len(failures)
-    text = f"{there} {what} in {folder}" if failures.shard == ALL else f"{there} {what} of this share in {folder}"
+    text = counted(there, what) + (f" in {folder}" if failures.shard == ALL else f" of this share in {folder}")
     if outcomes.without_class:
         which = "of them" if outcomes.made == there else f"of the {outcomes.made} made now"
         text += f", {outcomes.without_class} {which} without any class"

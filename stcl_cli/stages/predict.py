@@ -71,7 +71,7 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
             outcomes.add(photo, outcome)
             gauge.advance()
     then = ("export", folder.path, "--images", config.images, "--to", "coco", "-o", "OUT")
-    return finish(folder.path, outcomes, len(photos) + len(missing), "masks", then)
+    return finish(folder.path, outcomes, len(photos) + len(missing), "mask", then)
 
 
 def _smallest(scores_KHW: Tensor, max_side: int) -> Tensor:

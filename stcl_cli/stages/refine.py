@@ -80,7 +80,7 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
             outcomes.add(photo, outcome)
             gauge.advance()
     then = ("segtrain", config.images, "--masks", folder.path, *_init(cams), "-o", "SEG")
-    return finish(folder.path, outcomes, len(photos) + len(skipped), "masks", then)
+    return finish(folder.path, outcomes, len(photos) + len(skipped), "mask", then)
 
 
 def _refuse_unused(config: RefineConfig) -> None:

@@ -18,6 +18,7 @@ from stcl_cli.data.photo_masks import sample_masks
 from stcl_cli.data.photos import list_photos
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import find_classes
+from stcl_cli.formats.files import counted
 from stcl_cli.losses.segmentation import mean_cross_entropy
 from stcl_cli.networks import build_segmenter, compile_blocks, default_encoder, parameter_groups
 from stcl_cli.runtime.device import Runtime, make_runtime, seed_everything
@@ -66,7 +67,7 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
     validate = segmentation_validation(model, config, runtime, classes)
     folder, _ = open_folder(config, "segtrain", classes)
     if len(with_mask) < len(photos):
-        say(f"{len(photos) - len(with_mask)} photos have no mask in {config.masks} and are left out")
+        say(f"{counted(len(photos) - len(with_mask), 'photo')} without a mask in {config.masks} left out")
 
     views = TrainingViews(
         with_mask,
@@ -76,7 +77,8 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
         classes=len(classes),
     )
     network = f"{config.arch} with {config.encoder}"
-    say(f"{len(with_mask)} photos, {len(classes)} classes, {network} on {devices(runtime.device)}")
+    learnt = f"{counted(len(with_mask), 'photo')}, {counted(len(classes), 'class')}"
+    say(f"{learnt}, {network} on {devices(runtime.device)}")
     measured, skipped = fit(
         Run(
             stage="segtrain",

@@ -11,6 +11,7 @@ from stcl_cli.console import say, warn
 from stcl_cli.data.inventory import describe, take_inventory
 from stcl_cli.data.loader import TrainingViews, training_batches
 from stcl_cli.errors import StclError
+from stcl_cli.formats.files import counted
 from stcl_cli.networks import LAYER_DECAY, build_stcl, compile_blocks, parameter_groups
 from stcl_cli.runtime.device import Runtime, make_runtime, seed_everything
 from stcl_cli.runtime.distributed import check_same, devices, joined
@@ -61,7 +62,8 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
     views = TrainingViews(
         [photo for photo, _ in labelled], config, model.backbone.mean, labels=multi_hot, uniforms=config.local_crops
     )
-    say(f"{len(labelled)} photos, {len(labels.classes)} classes, {config.backbone} on {devices(runtime.device)}")
+    learnt = f"{counted(len(labelled), 'photo')}, {counted(len(labels.classes), 'class')}"
+    say(f"{learnt}, {config.backbone} on {devices(runtime.device)}")
     consolidation = None
     most = max(len(classes) for _, classes in labelled)
     objective = Objective(model, config, runtime, most_labels=most)

@@ -14,7 +14,7 @@ from stcl_cli.config import SegtrainConfig, TrainConfig
 from stcl_cli.console import detail, meter, say
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checkpoints import CheckpointInfo, last_checkpoint, open_checkpoint, save_checkpoint
-from stcl_cli.formats.files import shown
+from stcl_cli.formats.files import counted, shown
 from stcl_cli.formats.photo_labels import PhotoLabels, read_photo_labels, write_photo_labels
 from stcl_cli.formats.runs import Failures
 from stcl_cli.runtime.device import Runtime, seed_everything
@@ -204,7 +204,7 @@ def _say_where_it_is(run: Run, first: int, photos: PhotoLabels) -> None:
     new = len(run.photos.keys() - photos.keys())
     if first == run.config.iterations:
         more = f"; new since then and not learned from: {new} (--overwrite begins anew)" if new else ""
-        say(f"{shown(run.folder)}: trained to its end before, on {len(photos)} photos{more}")
+        say(f"{shown(run.folder)}: trained to its end before, on {counted(len(photos), 'photo')}{more}")
     elif first:
         say(f"goes on at iteration {first} of {run.config.iterations}")
 

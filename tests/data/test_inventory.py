@@ -31,7 +31,7 @@ def test_what_is_there(take, tmp_path):
     assert "has labels, but no photo" in reason
     assert found.counts() == {"cat": 2, "dog": 1}
     assert describe(found) == [
-        "3 photos with labels (csv), 1 without, 1 labels without a photo",
+        "3 photos with labels (csv), 1 without, 1 label without a photo",
         "1 (dog) to 2 (cat) photos a class",
     ]
     assert found.warnings() == []

@@ -262,7 +262,7 @@ def test_train_says_the_essentials_first(folder, stderr_of):
         images=str(folder / "photos"), labels=str(folder / "labels.csv"), output=str(folder / "run"), device="cpu"
     )
     said = stderr_of(train, config)
-    assert "2 photos with labels (csv), 3 without, 1 labels without a photo" in said
+    assert "2 photos with labels (csv), 3 without, 1 label without a photo" in said
     assert "1 (cat) to 2 (dog) photos a class" in said
     assert "every photo shows dog" in said
     assert not (folder / "run").exists()
