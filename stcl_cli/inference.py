@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stcl_cli.cams import gather_slots, normalise_cams
 from stcl_cli.formats.cams import CAM_STRIDE
 from stcl_cli.memory import fuse, memory_maps
+from stcl_cli.presence import shown_probability
 from stcl_cli.refine.walk import local_affinity
 from stcl_cli.runtime.device import Runtime, upload
 from stcl_models.memory_bank import MemoryBank
@@ -85,6 +86,15 @@ def label_maps(
         for index, own in zip(group, maps, strict=True):
             found[index] = own[: len(labels[index])]
     return found
+
+
+@torch.inference_mode()
+def label_probabilities(cams: Sequence[PhotoCams], bank: MemoryBank | None) -> list[Tensor]:
+    """How probable it is that each photo shows each class (C), by the classifier and, with a `bank`, the memory."""
+    if bank is None:
+        return [cam.probability_C for cam in cams]
+    view = bank.view()
+    return [shown_probability(cam.probability_C, cam.memory_Chw.flatten(1), view) for cam in cams]
 
 
 def _together(cam: PhotoCams, index: int) -> Any:

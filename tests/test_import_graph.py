@@ -18,7 +18,7 @@ LAYERS = [
     {"networks", "inference", "flops", "data", "refine", "export", "report", "stcl_models"},
     {
         *("formats", "losses", "evaluation", "runtime"),
-        *("cams", "discriminants", "memory", "pictures", "strips", "console"),
+        *("cams", "discriminants", "memory", "presence", "pictures", "strips", "console"),
     },
     {"errors", "config", "stcl_cli"},
 ]

@@ -162,7 +162,12 @@ class CamConfig(Compute, Sharing):
         "Share of the memory's map in what is written; 0: the classifier's CAM alone. [default: the run's --guidance]",
         range=SHARE,
     )
-    threshold: float = option(0.5, "Without --labels: a class counts as shown from this probability.", range=SHARE)
+    threshold: float | None = option(
+        None,
+        "Without --labels: a class counts as shown from this probability. [default: the one at which the run found the "
+        "labels it was trained with best; 0.5 without a memory]",
+        range=SHARE,
+    )
     affinity: bool = option(False, "Also keep how alike neighbouring patches are, for `stcl refine --method affinity`.")
 
 

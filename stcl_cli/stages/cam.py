@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stcl_cli.config import CamConfig
-from stcl_cli.console import meter, warn
+from stcl_cli.console import meter, say, warn
 from stcl_cli.data.labels import match_labels, none_matched, read_labels
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.data.pixels import photo_size, read_photo
@@ -20,8 +20,9 @@ from stcl_cli.formats.cams import CamFile, write_cam
 from stcl_cli.formats.files import output_path
 from stcl_cli.formats.photo_labels import add_photo_labels
 from stcl_cli.formats.runs import Failures
-from stcl_cli.inference import label_maps, network_size, photo_affinities, photo_cams
+from stcl_cli.inference import label_maps, label_probabilities, network_size, photo_affinities, photo_cams
 from stcl_cli.networks import compile_blocks, load_stcl
+from stcl_cli.presence import UNSURE
 from stcl_cli.runtime.device import Runtime, fetch, make_runtime
 from stcl_cli.runtime.out_of_memory import Network
 from stcl_cli.runtime.pipeline import Pipeline
@@ -42,6 +43,9 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
         raise StclError(f"--memory {config.memory}: {config.model} was trained without a memory; leave it out")
     if config.compile:
         compile_blocks(model, runtime.device)
+    presence = _presence(config, memory, model)
+    if not config.labels:
+        say(f"without --labels: a class counts as shown from a probability of {presence.threshold:g} (--threshold)")
     photos, skipped = list_photos(config.images, config.list)
     given: dict[str, tuple[int, ...]] = {}
     if config.labels:
@@ -69,7 +73,7 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
     def compute(photos: list[Photo], pixels: list[np.ndarray]) -> list[_Found | PhotoError]:
         labels = [given.get(photo.name) for photo in photos]
         inputs = list(zip(pixels, labels, strict=True))
-        return network.compute(partial(_find, config, memory), inputs, [photo.path for photo in photos])
+        return network.compute(partial(_find, config, memory, presence), inputs, [photo.path for photo in photos])
 
     def write(photo: Photo, found: _Found) -> dict[str, Any]:
         probability = found.probability_C()
@@ -95,9 +99,22 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
             outcomes.add(photo, outcome)
             gauge.advance()
     if outcomes.made and outcomes.made == outcomes.without_class and not config.labels:
-        warn(f"no class of any photo reaches --threshold {config.threshold}: lower it, or train longer")
+        warn(f"no class of any photo reaches --threshold {presence.threshold:g}: lower it, or train longer")
     then = ("refine", folder, "--images", config.images, "-o", "MASKS")
     return finish(folder, outcomes, len(wanted) + len(skipped), "CAM", then)
+
+
+class _Presence(NamedTuple):
+    """How it is found out which classes a photo shows."""
+
+    by_memory: bool  # not by the classifier alone
+    threshold: float  # the probability from which one counts as shown
+
+
+def _presence(config: CamConfig, memory: float, model: Stcl) -> _Presence:
+    known = bool(memory and model.threshold)
+    usual = round(float(model.threshold), 3) if known else UNSURE
+    return _Presence(known, usual if config.threshold is None else config.threshold)
 
 
 class _Found(NamedTuple):
@@ -110,6 +127,7 @@ class _Found(NamedTuple):
 def _find(
     config: CamConfig,
     memory: float,
+    presence: _Presence,
     model: Stcl,
     runtime: Runtime,
     inputs: list[tuple[np.ndarray, tuple[int, ...] | None]],
@@ -118,10 +136,10 @@ def _find(
     photos = [pixels for pixels, _ in inputs]
     cams = photo_cams(model, runtime, photos, config.scales)
     affinities = map(fetch, photo_affinities(model, runtime, photos)) if config.affinity else [None] * len(photos)
+    probabilities = label_probabilities(cams, model.memory if presence.by_memory else None)
     labels = [
-        tuple((cam.probability_C >= config.threshold).nonzero().flatten().tolist()) if given is None else given
-        for cam, (_, given) in zip(cams, inputs, strict=True)
+        tuple((probability_C >= presence.threshold).nonzero().flatten().tolist()) if given is None else given
+        for probability_C, (_, given) in zip(probabilities, inputs, strict=True)
     ]
     maps = map(fetch, label_maps(cams, labels, model.memory, memory))
-    probabilities = (fetch(cam.probability_C) for cam in cams)
-    return [_Found(*of_photo) for of_photo in zip(labels, maps, probabilities, affinities, strict=True)]
+    return [_Found(*of_photo) for of_photo in zip(labels, maps, map(fetch, probabilities), affinities, strict=True)]

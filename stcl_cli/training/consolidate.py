@@ -8,12 +8,9 @@ tell the classes apart better (`discriminants.py`).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from functools import partial
 from itertools import islice
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,54 +18,30 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from stcl_cli.config import TrainConfig
-from stcl_cli.data.photos import Photo
-from stcl_cli.data.pixels import read_photo
 from stcl_cli.discriminants import learn_discriminants
-from stcl_cli.errors import PhotoError
-from stcl_cli.inference import PhotoCams, label_maps, network_size, photo_cams
 from stcl_cli.memory import (
-    LEAST_PATCHES,
     discriminants_of,
     fuse,
     memory_maps,
-    region_embeddings,
     region_masks,
     region_of_patches,
-    region_quality,
 )
-from stcl_cli.runtime.device import Runtime, upload
-from stcl_cli.runtime.distributed import all_gather_rows, rank, ranks
-from stcl_cli.runtime.out_of_memory import Network
-from stcl_cli.runtime.pipeline import Pipeline
+from stcl_cli.presence import BINS, best_threshold, count_probabilities, shown_probability
+from stcl_cli.runtime.device import Runtime
+from stcl_cli.runtime.distributed import all_gather_rows, rank, ranks, sum_over_ranks
+from stcl_cli.training.regions import Labelled, Sample, Seen, no_entries, regions_of_photos
 from stcl_models.memory_bank import Entries, MemoryBank
-from stcl_models.stcl import Stcl, resize
+from stcl_models.stcl import Stcl
 
 CHUNK = 32  # photos whose regions are stored together
 SAMPLE = 2**17  # tokens of all photos that are looked at again, which bounds memory
-
-Labelled = Sequence[tuple[Photo, tuple[int, ...]]]  # photos and the classes that each shows, from 0
-
-
-class Sample(NamedTuple):
-    """Some tokens of a photo, evenly over it, and its labels' CAMs there."""
-
-    key_SE: Tensor  # float16
-    cam_KS: Tensor
-    slots_1K: Tensor
-
-
-class Found(NamedTuple):
-    """The sure regions of a photo, and a sample; or why there are none."""
-
-    entries: Entries
-    sample: Sample | None
-    failed: PhotoError | None = None
+SEEN = 512  # so many photos are enough to find a threshold
 
 
 def consolidate(
     model: Stcl, config: TrainConfig, runtime: Runtime, labelled: Labelled, tell: Callable[[str], None]
 ) -> list[tuple[str, str]]:
-    """Fill the model's memory bank anew, on all ranks alike.
+    """Fill the model's memory bank anew, and find its threshold, on all ranks alike.
 
     Gives (name, reason) of this rank's photos that cannot be read, or that there is too little memory for.
 
@@ -82,8 +55,9 @@ def consolidate(
     shares = [np.array_split(chunk, ranks())[rank()] for chunk in chunks]  # gathered, they are in order again
     mine = [int(index) for share in shares for index in share]
     failed: list[tuple[str, str]] = []
-    samples, tokens = [], max(1, SAMPLE // max(1, len(chosen)))
-    with closing(regions_of_photos(model, config, runtime, labelled, mine, tokens)) as found:
+    samples, seen, tokens = [], [], max(1, SAMPLE // len(chosen))
+    watched = frozenset(chosen[:: -(-len(chosen) // SEEN)])
+    with closing(regions_of_photos(model, config, runtime, labelled, mine, tokens, watched)) as found:
         for number, share in enumerate(shares):
             tell(f"consolidating the memory {number * CHUNK}/{len(chosen)}")
             own = list(islice(found, len(share)))
@@ -93,6 +67,7 @@ def consolidate(
             rows = [torch.cat(column) for column in zip(no_entries(old), *(one.entries for one in own), strict=True)]
             places = np.searchsorted(chosen, share).tolist()
             samples += [(place, one.sample) for place, one in zip(places, own, strict=True) if one.sample]
+            seen += [one.seen for one in own if one.seen]
             # All alike in age, but where the oldest slot goes first.
             step = config.iterations + (0 if new.adaptive else number)
             new.update(Entries(*all_gather_rows(*rows)), step)
@@ -103,6 +78,7 @@ def consolidate(
     labels_PK = pad_sequence([torch.tensor(labelled[index][1]) + 1 for index in chosen], batch_first=True)
     tokens = look_again(old, samples, config)
     old.read_by(*learn_discriminants(*tokens, labels_PK.to(old.photo.device), len(old.prototype)))
+    model.threshold.fill_(find_threshold(old, seen))
     model.train()
     return failed
 
@@ -140,88 +116,11 @@ def look_again(
     return all_gather_rows(*map(torch.cat, (keys, classes, numbers)))
 
 
-def no_entries(bank: MemoryBank) -> Entries:
-    none = bank.photo.new_zeros(0)
-    return Entries(bank.prototype[:0], none, bank.quality.new_zeros(0), none)
-
-
-def regions_of_photos(
-    model: Stcl, config: TrainConfig, runtime: Runtime, labelled: Labelled, indices: Sequence[int], tokens: int
-) -> Iterator[Found]:
-    """What each of the photos at `indices` leaves in the memory, in their order, with at most `tokens` as a sample."""
-    number = {labelled[index][0].name: index for index in indices}
-    network = Network(model, runtime)
-
-    def read(photo: Photo) -> np.ndarray:
-        return read_photo(photo.path, config.max_side)
-
-    def compute(photos: list[Photo], pixels: list[np.ndarray]) -> list[Found | PhotoError]:
-        inputs = [(number[photo.name], image) for photo, image in zip(photos, pixels, strict=True)]
-        return network.compute(partial(_regions, config, labelled, tokens), inputs, [photo.path for photo in photos])
-
-    def keep(photo: Photo, found: Found) -> Found:
-        return found
-
-    size = partial(network_size, multiple=model.backbone.patch_size)
-    work = Pipeline(read, compute, keep, size, config.max_side)
-    for _, outcome in work.run([labelled[index][0] for index in indices], runtime.device):
-        if isinstance(outcome, PhotoError):
-            yield Found(no_entries(model.memory), None, outcome)
-            continue
-        # A large photo's are the CPU's.
-        entries, sample = (type(rows)(*(rows_of.to(runtime.device) for rows_of in rows)) for rows in outcome[:2])
-        yield Found(entries, sample)
-
-
-@torch.inference_mode()
-def _regions(
-    config: TrainConfig,
-    labelled: Labelled,
-    tokens: int,
-    model: Stcl,
-    runtime: Runtime,
-    inputs: list[tuple[int, np.ndarray]],
-) -> list[Found]:
-    """Of photos of one size and their places in the list."""
-    cams = photo_cams(model, runtime, [pixels for _, pixels in inputs], config.cam_scales)
-    labels = [labelled[index][1] for index, _ in inputs]
-    plain, maps = (label_maps(cams, labels, model.memory, guidance) for guidance in (0.0, config.guidance))
-    return [
-        Found(regions_of(cam, guided, own, config, model.memory, index), sample_of(cam, unguided, own, tokens, index))
-        for cam, unguided, guided, own, (index, _) in zip(cams, plain, maps, labels, inputs, strict=True)
-    ]
-
-
-def sample_of(cams: PhotoCams, plain_Khw: Tensor, labels: tuple[int, ...], tokens: int, number: int) -> Sample:
-    """At most so many tokens of a photo, the `number`-th of its list."""
-    index = upload(spread(len(cams.key_ND), tokens, number), plain_Khw.device)
-    cam_KN = resize(plain_Khw[None], cams.key_grid)[0].flatten(1)
-    slots_1K = upload(torch.tensor([labels]), plain_Khw.device)
-    return Sample(cams.key_ND[index].half(), cam_KN[:, index].float(), slots_1K)
-
-
-def spread(count: int, most: int, number: int) -> Tensor:
-    """At most so many of `count` places in rows, evenly over rows and columns; others for the next `number`.
-
-    In steps of a golden section of all, which has no factor with their count: so no place comes twice, and steps of
-    whole rows, which would stay in one column, are not among them.
-    """
-    if most >= count:
-        return torch.arange(count)
-    step = next(step for step in range(round(0.618 * count), 2 * count) if math.gcd(step, count) == 1)
-    return (torch.arange(number * most, (number + 1) * most) * step % count).sort().values
-
-
-def regions_of(
-    cams: PhotoCams, maps_Khw: Tensor, labels: tuple[int, ...], config: TrainConfig, bank: MemoryBank, index: int
-) -> Entries:
-    """The sure regions of a photo by the maps that `stcl cam` would write."""
-    maps = resize(maps_Khw[None], cams.key_grid)
-    slots = upload(torch.tensor([labels]), maps.device)
-    valid = torch.ones(1, *cams.key_grid, dtype=torch.bool, device=maps.device)
-    masks, classes = region_masks(maps, slots, valid, config.beta_low, config.beta_high)
-    embedding = region_embeddings(cams.key_ND[None], masks, bank.prototype[0])[0]
-    # The label is given, so how sure the classifier is of it does not count here: a class of two photos is kept too.
-    quality = region_quality(maps, masks, torch.ones(1, len(labels), device=maps.device))[0]
-    real = (masks[0].sum(1) >= LEAST_PATCHES).nonzero()[:, 0]  # counted once: a GPU is waited for each time
-    return Entries(embedding[real], classes[0][real], quality[real], torch.full_like(classes[0][real], index))
+def find_threshold(bank: MemoryBank, seen: Sequence[Seen]) -> float:
+    """The probability from which classes are best taken for shown, by what all ranks have seen."""
+    view = bank.view()
+    counts_2B = torch.zeros(2, BINS, dtype=torch.long, device=bank.photo.device)
+    for key_SE, probability_C, labels_K in seen:
+        score_RS = view.discriminant_CE @ key_SE.float().t()
+        counts_2B += count_probabilities(shown_probability(probability_C, score_RS, view), labels_K)
+    return best_threshold(sum_over_ranks(counts_2B))

@@ -3,10 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from stcl_cli import inference
 from stcl_cli.config import CamConfig
 from stcl_cli.errors import StclError
 from stcl_cli.formats.cams import read_cam
 from stcl_cli.formats.runs import read_jsonl
+from stcl_cli.networks import load_stcl
 from stcl_cli.stages import cam
 
 
@@ -63,10 +65,39 @@ def test_without_labels_the_classifier_s(run, capsys):
     first, second = (line for line in said.splitlines() if line.startswith("3 CAMs in "))
     assert not first.endswith("without any class")
     assert second.endswith(", 3 of them without any class")
-    assert said.count("no class of any photo reaches --threshold 1.0: lower it") == 1
+    assert said.count("no class of any photo reaches --threshold 1: lower it") == 1
     items[1]["output"].unlink()
     run(threshold=1.0, resume=True)
     assert ", 1 of the 1 made now without any class" in capsys.readouterr().err
+
+
+def test_without_labels_the_memory_s_word_too_where_a_threshold_is_known(run, monkeypatch, capsys):
+    """Unless the memory is not to count, or the training found no threshold; --threshold goes before both."""
+    known, words = [0.25], []
+
+    def load(path):
+        model, info, trained = load_stcl(path)
+        model.threshold.fill_(known[0])
+        return model, info, trained
+
+    def word(probability_C, score_RN, bank):
+        words.append(float(probability_C[0]))
+        return torch.tensor([0.3, 0.2])
+
+    monkeypatch.setattr(cam, "load_stcl", load)
+    monkeypatch.setattr(inference, "shown_probability", word)
+    items = run()[1]
+    assert [item["classes"] for item in items] == [["cat"]] * 3
+    assert all(0 < probability < 1 for probability in words)
+    assert read_cam(items[0]["output"]).scores == pytest.approx((0.3,))
+    assert "shown from a probability of 0.25 (--threshold)" in capsys.readouterr().err
+    assert [item["classes"] for item in run(threshold=0.1, overwrite=True)[1]] == [["cat", "dog"]] * 3
+    words.clear()
+    run(memory=0.0, overwrite=True)
+    known[0] = 0.0
+    run(overwrite=True)
+    assert capsys.readouterr().err.count("shown from a probability of 0.5 (--threshold)") == 2
+    assert not words
 
 
 def test_resume_and_what_is_skipped(run, tmp_path):

