@@ -31,8 +31,12 @@ def warn(message: str) -> None:
 
 def detail(message: str) -> None:
     """One line on stderr with --verbose only."""
-    if _verbosity > 0:
+    if is_verbose():
         say(message)
+
+
+def is_verbose() -> bool:
+    return _verbosity > 0
 
 
 def say_table(table: Table) -> None:

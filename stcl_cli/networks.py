@@ -8,7 +8,7 @@ import os
 import shutil
 import sysconfig
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -67,7 +67,7 @@ def load_stcl(path: Path) -> tuple[Stcl, CheckpointInfo, TrainConfig]:
     config = _config_of(checkpoint, TrainConfig)
     model = _as_described(checkpoint, build_stcl, config)
     checkpoint.load_model(model)
-    _warn_if_unfinished(checkpoint, config)
+    _say_how_far(checkpoint, config)
     return model, checkpoint.info, config
 
 
@@ -121,16 +121,20 @@ def load_segmenter(path: Path) -> tuple[VitSegmenter | SmpSegmenter, CheckpointI
     config = _config_of(checkpoint, SegtrainConfig)
     model = _as_described(checkpoint, build_segmenter, config)
     checkpoint.load_model(model)
-    _warn_if_unfinished(checkpoint, config)
+    _say_how_far(checkpoint, config)
     return model, checkpoint.info, config
 
 
-def _warn_if_unfinished(checkpoint: Checkpoint, config: TrainConfig | SegtrainConfig) -> None:
+def _say_how_far(checkpoint: Checkpoint, config: TrainConfig | SegtrainConfig) -> None:
     """`best` may be of any iteration; `last` is of the final one, unless its training was stopped."""
-    done = checkpoint.info.iteration
-    if checkpoint.path.stem == "last" and done < config.iterations:
+    last = checkpoint
+    if checkpoint.path.stem == "best":
+        say(f"{shown(checkpoint.path)}: of iteration {checkpoint.info.iteration:,} of {config.iterations:,}")
+        with suppress(StclError):  # it is not needed
+            last = open_checkpoint(checkpoint.path.with_stem("last"), checkpoint.info.stage)
+    if last.path.stem == "last" and last.info.iteration < config.iterations:
         cure = "go on with its training, and make anew what you make of it now"
-        warn(f"{shown(checkpoint.path)}: is of iteration {done:,} of {config.iterations:,}; {cure}")
+        warn(f"{shown(last.path)}: is of iteration {last.info.iteration:,} of {config.iterations:,}; {cure}")
 
 
 def compile_blocks(model: Stcl | VitSegmenter | SmpSegmenter, device: torch.device) -> None:

@@ -72,6 +72,12 @@ def match_names(names: Iterable[str], photos: Sequence[Photo]) -> dict[str, Phot
     return found
 
 
+def of_several(names: Iterable[str], photos: Iterable[Photo]) -> set[str]:
+    """Those of `names` that differ from several photos in the suffix alone."""
+    count = Counter(_key(stem(with_suffix(photo))) for photo in photos)
+    return {name for name in names if count[_key(name)] > 1}
+
+
 def _of_one_folder(
     met: Mapping[str, Photo], names: Iterable[str], photos: Iterable[Photo], depth: int
 ) -> dict[str, Photo]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,18 @@ class MaskTally:
 def sample_masks(photos: Sequence[Photo], masks: Mapping[str, Path], classes: tuple[str, ...]) -> MaskTally:
     """A tally of a few dozen masks, evenly spaced over all: enough to see that they are of the wrong kind.
 
+    Where they hold no class the others are looked at, too, until one does.
+
     Raises:
         StclError: none of them can be used; names the first.
     """
     tally, reasons = MaskTally(classes), []
-    for photo in photos[:: -(-len(photos) // SAMPLE)]:
+    step = -(-len(photos) // SAMPLE)
+    sample = photos[::step]
+    others = (photo for number, photo in enumerate(photos) if number % step)
+    for number, photo in enumerate(chain(sample, others)):
+        if number >= len(sample) and not tally.blank:
+            break
         try:
             tally.add(photo.name, count_values(read_full_mask(masks[photo.name], photo, len(classes))))
         except PhotoError as error:

@@ -52,6 +52,10 @@ class CamSweep:
         ious = (hits / np.maximum(truth + predicted - hits, 1))[truth[:, 0] > 0]
         return ious.mean(0) if len(ious) else np.full(STEPS, np.nan)
 
+    def at(self, score: float) -> float:
+        """mIoU at a background score."""
+        return float(self.curve()[round(score * STEPS)])
+
     def best(self) -> tuple[float, float]:
         """(highest mIoU, the background score that gives it); NaN without a single pixel of truth."""
         scores = self.curve()[1:]

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from stcl_cli.config import Folder, PredictConfig, RefineConfig, RunConfig, Sharing, Training
-from stcl_cli.console import detail, say, warn
+from stcl_cli.console import detail, is_verbose, say, warn
 from stcl_cli.data.photo_masks import count_values
 from stcl_cli.data.photos import Photo
 from stcl_cli.data.pixels import read_photo
@@ -131,15 +131,16 @@ class Outcomes:
 
     def __init__(self, failures: Failures, done: Done) -> None:
         self.failures, self.done = failures, done
-        self.made = self.without_class = 0
+        self.made = self.without_class = self.lost = 0
 
     def add(self, photo: Photo, outcome: Mapping[str, Any] | PhotoError) -> None:
-        """An item for Done, with its `classes`, or why there is none."""
+        """An item for Done, with its `classes`, of masks from CAMs those `lost`, or why there is none."""
         if isinstance(outcome, PhotoError):
             skip(self.failures, [(photo.name, outcome)])
             return
         self.made += 1
         self.without_class += not outcome["classes"]
+        self.lost += bool(outcome.get("lost")) and not outcome["classes"]
         self.done(outcome)
 
 
@@ -185,7 +186,7 @@ class ToldSkipped:
         (self.tell if self.count <= NAMED else detail)(f"{self.words} {what}")
 
     def say_how_many(self) -> None:
-        if self.count > NAMED:
+        if self.count > NAMED and not is_verbose():
             self.tell(f"{self.words} {self.count:,} in all; {self.options} names each")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stcl_cli.cams import best_labels
 from stcl_cli.config import PredictConfig
-from stcl_cli.console import meter
+from stcl_cli.console import meter, warn
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.data.pixels import photo_size, read_photo
 from stcl_cli.errors import PhotoError
@@ -70,6 +70,8 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
         for photo, outcome in work.run(todo, runtime.device, config.workers):
             outcomes.add(photo, outcome)
             gauge.advance()
+    if outcomes.made and outcomes.made == outcomes.without_class:
+        warn("no mask shows a class: look at the masks it was trained on, or train longer")
     then = ("export", folder.path, "--images", config.images, "--to", "coco", "-o", "OUT")
     return finish(folder.path, outcomes, len(photos) + len(missing), "mask", then)
 

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from stcl_cli.config import RefineConfig, SegtrainConfig
-from stcl_cli.console import meter
+from stcl_cli.console import meter, warn
 from stcl_cli.data.outputs import match_outputs
 from stcl_cli.data.photo_masks import read_photo_mask
 from stcl_cli.data.photos import Photo, list_photos
@@ -24,7 +24,7 @@ from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.evaluation.comparing import labels_among
 from stcl_cli.formats.cams import CamFile, read_cam
 from stcl_cli.formats.classes import find_classes
-from stcl_cli.formats.files import shown
+from stcl_cli.formats.files import counted, shown
 from stcl_cli.formats.masks import read_mask
 from stcl_cli.formats.runs import made_by_stcl, read_config
 from stcl_cli.refine.chain import HardLabels, dense_crf_of, mask_of, refine_scores, smallest
@@ -79,6 +79,12 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
         for photo, outcome in _in_processes(work, todo) if device.type == "cpu" else _in_batches(work, todo):
             outcomes.add(photo, outcome)
             gauge.advance()
+    if outcomes.lost:
+        labelled = counted(outcomes.made - outcomes.without_class + outcomes.lost, "photo")
+        warn(
+            f"{outcomes.lost:,} of {labelled} with labels have none of them in the mask: try a lower --background, and "
+            "look at --overlays"
+        )
     then = ("segtrain", config.images, "--masks", folder.path, *_init(cams), "-o", "SEG")
     return finish(folder.path, outcomes, len(photos) + len(skipped), "mask", then)
 
@@ -182,12 +188,14 @@ class _Work:
 
     def write(self, photo: Photo, output: Output | None) -> dict[str, Any]:
         if output is None:
-            return self.folder.write(photo, read_mask(self.folder.mask_path(photo.name)))
+            return self.folder.write(photo, read_mask(self.folder.mask_path(photo.name))) | {"lost": []}
         source, scores = output
         mask_HW = if_it_fits(lambda: mask_of(scores and scores(), source))
         if mask_HW is None:
             raise too_large(photo.path)
-        return self.folder.write(photo, mask_HW)
+        item = self.folder.write(photo, mask_HW)
+        given = [source.classes[label] for label in source.labels] if isinstance(source, CamFile) else []
+        return item | {"lost": [name for name in given if name not in item["classes"]]}
 
     def whole(self, photo: Photo) -> Outcome:
         """All of it, for a process that takes one photo after the other."""

@@ -79,6 +79,8 @@ def run(config: ReportConfig, done: Done = nobody) -> Result:
 def _place(output: str) -> Path:
     """Where the page goes. StclError if there is something else."""
     path = Path(output)
+    if output == "-":
+        raise StclError("-o -: a report is a file; name one, such as report.html")
     if path.is_dir():
         raise StclError(f"{shown(path)}: is a folder; name a file with -o, such as {shown(path / 'report.html')}")
     try:

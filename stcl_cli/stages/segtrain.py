@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stcl_cli.config import SegtrainConfig
-from stcl_cli.console import say, warn
+from stcl_cli.console import say
 from stcl_cli.data.loader import TrainingViews, training_batches
 from stcl_cli.data.outputs import match_outputs, no_mask
 from stcl_cli.data.photo_masks import sample_masks
@@ -48,12 +48,10 @@ def _train(config: SegtrainConfig, runtime: Runtime) -> Result:
     looked_at = sample_masks(with_mask, masks, classes)
     say(looked_at.describe(len(with_mask)))
     if looked_at.blank:
-        if looked_at.masks == len(with_mask):
-            raise StclError(
-                f"{config.masks}: its masks are all background (0) or ignored (255): there is nothing to learn; an "
-                "object has the value of its class, 1 and up"
-            )
-        warn(f"{config.masks}: the {looked_at.masks} masks looked at are all background: nothing to learn from them")
+        raise StclError(
+            f"{config.masks}: its masks are all background (0) or ignored (255): there is nothing to learn; an "
+            "object has the value of its class, 1 and up"
+        )
     config = replace(config, encoder=config.encoder or default_encoder(config))
     seed_everything(config.seed, 0)
     model = build_segmenter(config, len(classes))

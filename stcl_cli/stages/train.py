@@ -11,7 +11,7 @@ from stcl_cli.console import say, warn
 from stcl_cli.data.inventory import describe, take_inventory
 from stcl_cli.data.loader import TrainingViews, training_batches
 from stcl_cli.errors import StclError
-from stcl_cli.formats.files import counted
+from stcl_cli.formats.files import counted, shown
 from stcl_cli.networks import LAYER_DECAY, build_stcl, compile_blocks, parameter_groups
 from stcl_cli.runtime.device import Runtime, make_runtime, seed_everything
 from stcl_cli.runtime.distributed import check_same, devices, joined
@@ -39,6 +39,8 @@ def _train(config: TrainConfig, runtime: Runtime) -> Result:
         say(line)
     for line in found.warnings():
         warn(line)
+    if not any(classes for _, classes in labelled):
+        raise StclError(f"{shown(config.labels)}: says of no photo that it shows a class: there is nothing to learn")
     seed_everything(config.seed, 0)
     model = build_stcl(config, len(labels.classes))
     patch = model.backbone.patch_size

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from stcl_cli.cams import best_labels
-from stcl_cli.config import SegtrainConfig, TrainConfig, Training
-from stcl_cli.console import warn
+from stcl_cli.config import RefineConfig, SegtrainConfig, TrainConfig, Training
 from stcl_cli.data.labels import Labels, match_labels
 from stcl_cli.data.outputs import match_outputs, no_mask
 from stcl_cli.data.photo_masks import read_photo_mask, sample_masks
@@ -30,6 +29,8 @@ from stcl_cli.runtime.distributed import rank, ranks, sum_over_ranks
 from stcl_cli.runtime.out_of_memory import if_it_fits, too_large
 from stcl_models.stcl import Stcl, resize
 
+(USUAL,) = RefineConfig.background
+
 Tell = Callable[[str], None]  # what goes on, for people
 Validation = Callable[[Tell], dict[str, Any]]
 
@@ -41,7 +42,7 @@ def cam_validation(
     classes: tuple[str, ...],
     table: Labels,
 ) -> Validation | None:
-    """mIoU of the CAMs, labels given, at the background score that is best for it; None without --val-masks.
+    """mIoU of the CAMs, labels given, at refine's usual background score and at the best; None without --val-masks.
 
     `table` holds the labels, also of photos that are not trained on.
     """
@@ -72,8 +73,9 @@ def cam_validation(
 
         skipped = _measure(masks, config, true, tell, maps_of, add)
         sweep.counts = sum_over_ranks(torch.from_numpy(sweep.counts)).numpy()
-        miou, threshold = sweep.best() if sweep.counts[1:].any() else (math.nan, math.nan)
-        return {"miou": miou, "background": threshold, "skipped": missing + skipped}
+        # What goes on uses one score, as a rule: a network that is best at another one is not the best for it.
+        miou, best, score = (sweep.at(USUAL), *sweep.best()) if sweep.counts[1:].any() else (math.nan,) * 3
+        return {"miou": miou, "best_miou": best, "background": score, "skipped": missing + skipped}
 
     return measure
 
@@ -133,10 +135,9 @@ def _true_classes(classes: tuple[str, ...], masks: Mapping[Photo, Path], config:
     true = true_classes(classes, config.val_masks)
     looked_at = sample_masks(list(masks), {photo.name: path for photo, path in masks.items()}, true.own)
     if looked_at.blank:
-        text = f"{shown(config.val_masks)}: no class in the {looked_at.masks} masks looked at"
-        if looked_at.masks == len(masks):
-            raise StclError(f"{text}; classes have the values 1 to 254, and 255 is ignored")
-        warn(text)
+        raise StclError(
+            f"{shown(config.val_masks)}: no class in its masks; classes have the values 1 to 254, and 255 is ignored"
+        )
     return true
 
 

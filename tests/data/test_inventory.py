@@ -53,6 +53,24 @@ def test_classes_without_photos_and_on_all_photos(take, tmp_path):
     ]
 
 
+def test_a_word_for_photos_that_show_nothing_is_no_class(take):
+    rows = "image,label\na,NOK\nb,OK\nc,OK\n"
+    assert take(rows).warnings() == ["class OK sounds like photos that show nothing: if so, call it background"]
+    found = take(rows.replace(",OK", ",background"))
+    assert found.warnings() == []
+    assert [shows for _, shows in found.labelled] == [(0,), (), ()]
+    assert describe(found)[1] == "1 photo of class NOK"
+
+
+def test_a_name_that_fits_several_photos_is_told(take, tmp_path):
+    shutil.copy(tmp_path / "photos" / "a.jpg", tmp_path / "photos" / "a.png")
+    [(name, reason)] = take("a,cat\nb,dog\n").missing
+    assert name == "a"
+    assert "has labels, and fits several photos; write its suffix" in reason
+    with pytest.raises(StclError, match="'a' has labels, and fits several photos; write its suffix"):
+        take("a,cat\n")
+
+
 def test_a_rare_class_that_is_spelt_nearly_like_another_is_named(take):
     (warning,) = take("a,sheep;Cow\nb,sheeep\nc,sheep;cat\n").warnings()
     assert warning.startswith("class sheeep (1) is spelt nearly like sheep (2)")

@@ -59,12 +59,31 @@ def test_no_masks_have_shares_of_nothing():
 def test_samples_are_spread_over_all(monkeypatch, photos, looked_at):
     seen = []
     monkeypatch.setattr("stcl_cli.data.photo_masks.read_full_mask", lambda path, photo, classes: seen.append(path) or M)
-    M = np.zeros((2, 2), np.uint8)
+    M = np.eye(2, dtype=np.uint8)
     names = [f"{n:04}" for n in range(photos)]
     tally = sample_masks([Photo(name, Path(name)) for name in names], {name: name for name in names}, ("cat",))
-    assert tally.masks == len(tally.all_background) == len(seen) == looked_at
+    assert tally.masks == tally.holding[1] == len(seen) == looked_at
     assert seen[0] == "0000"
     assert int(seen[-1]) >= photos * 0.9 - 1
+
+
+def test_where_a_sample_holds_no_class_the_others_are_looked_at_until_one_does(monkeypatch):
+    seen = []
+
+    def read(path, photo, classes):
+        seen.append(path)
+        return np.full((2, 2), path == holds, np.uint8)
+
+    monkeypatch.setattr("stcl_cli.data.photo_masks.read_full_mask", read)
+    names = [f"{n:04}" for n in range(100)]
+    photos, masks = [Photo(name, Path(name)) for name in names], {name: name for name in names}
+    holds = "0007"
+    assert not sample_masks(photos, masks, ("cat",)).blank
+    assert len(seen) == 25 + 6  # those of 1, 2, 3, 5, 6 and 7
+    seen.clear()
+    holds = ""
+    assert sample_masks(photos, masks, ("cat",)).blank
+    assert sorted(seen) == names
 
 
 def test_a_sample_with_nothing_to_use(tmp_path):

@@ -35,6 +35,13 @@ def test_every_score_is_the_confusion_of_its_label_map(seed):
     assert miou == pytest.approx(one_by_one[round(background * 100)])
 
 
+def test_at_one_score():
+    sweep = CamSweep(1)
+    sweep.add(np.array([[0, 1, 1, 0]], np.uint8), np.array([[[0.1, 0.44, 0.45, 0.6]]], np.float32), [0])
+    assert sweep.at(0.45) == pytest.approx(1 / 3)
+    assert sweep.at(0.44) == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
 def test_values_of_0_and_1_and_a_photo_without_labels():
     sweep = CamSweep(1)
     sweep.add(np.array([[0, 1]], np.uint8), np.array([[[0.0, 1.0]]], np.float32), [0])

@@ -212,6 +212,7 @@ def test_verbose_names_all_that_would_be_skipped(folder):
     (folder / "labels.csv").write_text("a,cat\n" + "".join(f"none{n},dog\n" for n in range(30)))
     result = stcl(folder / "photos", "--labels", folder / "labels.csv", "--verbose")
     assert "would be skipped: none29: " in result.stderr
+    assert "in all" not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -277,5 +278,3 @@ def test_segtrain_looks_at_some_masks_first(folder, stderr_of):
     assert "2 of 3 masks looked at: 89.3% of the pixels background, 3.6% ignored (255), 1 of 2 classes" in stderr_of(
         segtrain, config
     )
-    write_mask(folder / "masks" / "a.png", np.zeros((2, 2), np.uint8))
-    assert "the 2 masks looked at are all background: nothing to learn from them" in stderr_of(segtrain, config)

@@ -35,7 +35,9 @@ def test_masks_without_any_class_are_counted(run, monkeypatch, capsys):
     monkeypatch.setattr(predict, "argmax_at_size", lambda scores, size: np.zeros(size, np.uint8))
     monkeypatch.setattr(predict, "_smallest", lambda scores, max_side: scores)
     run()
-    assert ", 3 of them without any class" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert ", 3 of them without any class" in said
+    assert "stcl: no mask shows a class: look at the masks it was trained on" in said
 
 
 def test_scales_and_mirror_images_are_those_asked_for(run, monkeypatch):

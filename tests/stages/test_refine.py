@@ -130,9 +130,15 @@ def test_masks_without_any_class_are_counted(folder, capsys):
     path = folder / "cams" / "a.safetensors"
     cam = read_cam(path)
     write_cam(path, replace(cam, cam_KHW=np.zeros_like(cam.cam_KHW)))
-    run(folder)
+    _, items = run(folder)
+    assert [item["lost"] for item in items] == [["dog"], []]
     assert "2 masks in" in (said := capsys.readouterr().err)
     assert ", 1 of them without any class" in said
+    assert "stcl: 1 of 2 photos with labels have none of them in the mask: try a lower --background" in said
+    write_cam(path, replace(cam, labels=(), cam_KHW=cam.cam_KHW[:0]))  # a photo that is said to show nothing
+    _, items = run(folder, overwrite=True)
+    assert [item["lost"] for item in items] == [[], []]
+    assert "with labels" not in capsys.readouterr().err
 
 
 def test_two_background_scores_in_either_order(folder):

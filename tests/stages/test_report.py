@@ -75,6 +75,8 @@ def test_trainings_alone(written, world):
     assert "Worst" not in html
     with pytest.raises(StclError, match="--truth: is compared with CAMs or masks"):
         written("out/run", truth=str(world / "truth"))
+    with pytest.raises(StclError, match="-o -: a report is a file"):
+        written("out/run", output="-")
     with pytest.raises(StclError, match="--images and --list: are for CAMs or masks"):
         written("out/run", images="nowhere")
 

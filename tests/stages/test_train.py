@@ -113,6 +113,13 @@ def test_pretrained_blocks_learn_the_slower_the_earlier_they_are(config, tmp_pat
     assert step["pos_embed"] == pytest.approx(1e-4 * decay**depth, rel=0.01)
 
 
+def test_labels_of_nothing(config, tmp_path):
+    (tmp_path / "labels.csv").write_text("image,cat\na,0\nbär 01,0\n")
+    with pytest.raises(StclError, match=r"labels\.csv: says of no photo that it shows a class: there is nothing to"):
+        train.run(replace(config, labels=str(tmp_path / "labels.csv")))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_training_goes_on_without_the_weights_it_started_from(config, tmp_path):
     save_file(build_stcl(config, 2).backbone.vit.state_dict(), tmp_path / "vit.safetensors")
     config = replace(config, weights=str(tmp_path / "vit.safetensors"), save_every=1)
@@ -165,9 +172,9 @@ def test_measuring_changes_nothing_and_keeps_the_best(config, trained, tmp_path)
     train.run(config)
     measured = replace(config, output=str(tmp_path / "measured"), val_masks=str(trained.root / "truth"), val_every=2)
     train.run(measured)
-    values = [r["val_miou"] for r in records(tmp_path / "measured") if "val_miou" in r]
-    assert len(values) == 2
-    assert all(0 <= value <= 1 for value in values)
+    lines = [r for r in records(tmp_path / "measured") if "val_miou" in r]
+    assert len(lines) == 2
+    assert all(0 <= r["val_miou"] <= r["val_best_miou"] <= 1 and 0 < r["val_background"] < 1 for r in lines)
     assert (tmp_path / "measured" / "checkpoints" / "best.safetensors").is_file()
     plain, other = (load_file(tmp_path / name / "checkpoints" / "last.safetensors") for name in ("run", "measured"))
     assert all(plain[name].equal(other[name]) for name in plain)

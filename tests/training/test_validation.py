@@ -1,6 +1,5 @@
 """Measuring in training where memory is too small; the figures themselves are tested with the stages."""
 
-import math
 import shutil
 
 import numpy as np
@@ -117,7 +116,7 @@ def blank(trained, folder):
 
 
 @pytest.mark.parametrize("stage", ["train", "segtrain"])
-def test_true_masks_without_a_class_are_refused(trained, tmp_path, monkeypatch, capsys, stage):
+def test_true_masks_without_a_class_are_refused(trained, tmp_path, monkeypatch, stage):
     given = {"images": str(trained.photos), "output": "", "val_masks": blank(trained, tmp_path)}
     runtime, classes = make_runtime("cpu"), ("cat", "dog")
 
@@ -129,12 +128,10 @@ def test_true_masks_without_a_class_are_refused(trained, tmp_path, monkeypatch, 
         config = TrainConfig(labels="", cam_scales=(1.0,), **given)
         return validation.cam_validation(load_stcl(trained.run)[0], config, runtime, classes, table)
 
-    with pytest.raises(StclError, match=r"truth: no class in the 3 masks looked at; classes have the values 1"):
-        validate()
-    monkeypatch.setattr(photo_masks, "SAMPLE", 2)  # of many masks a sample is not all
-    measure = validate()
-    assert "no class in the 2 masks looked at" in capsys.readouterr().err
-    assert math.isnan(measure(lambda text: None)["miou"])  # never the best
+    for sample in (32, 2):  # of many masks a sample is not all
+        monkeypatch.setattr(photo_masks, "SAMPLE", sample)
+        with pytest.raises(StclError, match=r"truth: no class in its masks; classes have the values 1"):
+            validate()
 
 
 def test_cams_are_measured_as_they_are_exported(trained, monkeypatch):

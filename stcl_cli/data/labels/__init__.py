@@ -28,7 +28,7 @@ from stcl_cli.data.labels import (
 )
 from stcl_cli.data.labels.recognise import recognise
 from stcl_cli.data.labels.rows import Table, check_known
-from stcl_cli.data.matching import match_names
+from stcl_cli.data.matching import match_names, of_several
 from stcl_cli.data.photos import Photo
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import check_classes, is_background
@@ -61,6 +61,10 @@ class Labels:
     classes: tuple[str, ...]
     by_name: dict[str, tuple[int, ...]]
     format: str = field(default="", compare=False)
+
+
+NO_PHOTO = "has labels, but no photo or no single one"
+SEVERAL = "has labels, and fits several photos; write its suffix"
 
 
 class Matched(NamedTuple):
@@ -128,16 +132,21 @@ def match_labels(photos: Sequence[Photo], labels: Labels) -> Matched:
     shows: dict[str, set[int]] = {}
     for name, photo in found.items():
         shows.setdefault(photo.name, set()).update(labels.by_name[name])
+    missing = [name for name in labels.by_name if name not in found]
+    several = of_several(missing, photos) if missing else set()
     return Matched(
         labelled=[(photo, tuple(sorted(shows[photo.name]))) for photo in photos if photo.name in shows],
         unlabelled=[photo for photo in photos if photo.name not in shows],
-        missing=[(name, "has labels, but no photo or no single one") for name in labels.by_name if name not in found],
+        missing=[(name, SEVERAL if name in several else NO_PHOTO) for name in missing],
     )
 
 
 def none_matched(file: str, labels: Labels, images: str, photos: Sequence[Photo]) -> StclError:
     """What to say where `match_labels` finds no photo; neither may be empty."""
+    first = next(iter(labels.by_name))
+    if of_several([first], photos):
+        return StclError(f"{shown(file)}: '{shown(first)}' {SEVERAL}, and no other of its names is a photo's")
     return StclError(
         f"{shown(file)}: none of its names is a photo in {shown(images)}; it names "
-        f"'{shown(next(iter(labels.by_name)))}', there is '{shown(photos[0].name)}'"
+        f"'{shown(first)}', there is '{shown(photos[0].name)}'"
     )

@@ -26,12 +26,16 @@ from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import check_classes, clean_name, is_background
 from stcl_cli.formats.files import shown
 
-# What says in a class's column that a photo shows it or not: Excel writes TRUE and FALSE in its own language.
+# What says in a class's column that a photo shows it or not: Excel writes TRUE, FALSE and 1.0 in its own language.
 # fmt: off
 _SHOWN = frozenset({
-    "1", "1.0", "true", "yes", "y", "x", "wahr", "vrai", "vero", "verdadero", "verdadeiro", "waar",
+    "1", "1.0", "1,0", "true", "yes", "y", "x", "wahr", "vrai", "vero", "verdadero", "verdadeiro", "waar",
+    "ja", "oui", "sì", "sí", "si", "sim", "tak",
 })
-_NOT_SHOWN = frozenset({"0", "0.0", "false", "no", "n", "falsch", "faux", "falso", "onwaar"})
+_NOT_SHOWN = frozenset({
+    "0", "0.0", "0,0", "false", "no", "n", "falsch", "faux", "falso", "onwaar",
+    "nein", "non", "não", "nee", "nej", "nie", "-",
+})
 # What pandas, R, Excel or a person writes into an empty cell; in these spellings alone, as a class may be called Na.
 NOTHING = frozenset({
     "NaN", "nan", "NAN", "None", "none", "NONE", "null", "Null", "NULL", "N/A", "n/a", "#N/A", "NA", "<NA>",
@@ -40,7 +44,8 @@ NOTHING = frozenset({
 _EMPTY = frozenset({"", *map(key_of, NOTHING)})
 _READ = _SHOWN | _NOT_SHOWN | {""}
 _FLAGS = _READ | _EMPTY  # what tells that a column is a class's; NaN in it is refused, as nobody knows what it says
-_NUMBERS = frozenset({"1", "1.0", "true", "0", "0.0", "false", ""})  # flags that nobody takes for a class's name
+# Flags that nobody takes for a class's name.
+_NUMBERS = frozenset({"1", "1.0", "1,0", "true", "0", "0.0", "0,0", "false", ""})
 _NUMBERING = IMAGE_KEYS | {"", "id", "index", "#", "nr", "unnamed:_0"}  # of columns before the photo's
 _PYTHON_NAME = re.compile(r"""'([^'\\]*)'|"([^"\\]*)["]""")
 # ['cat', "dog's"], as pandas writes a column of lists; ['cat' 'dog'], of arrays.

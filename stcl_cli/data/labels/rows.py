@@ -105,7 +105,8 @@ def check_known(names: Iterable[str], classes: Iterable[str], origin: str) -> No
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
-            cure = f"correct it{f' to {close[0]!r}' if close else ''} or add it to the classes"
+            correct = f"correct it to {close[0]!r}" if close else "correct it"
+            cure = f"{correct}, add it to the classes, or call it background if it stands for nothing"
             raise StclError(f"{origin}: unknown class '{shown(name)}'; {cure}")
 
 

@@ -56,7 +56,8 @@ def test_one_column_of_one_class(read):
 
 # fmt: off
 FLAGS = [  # what says yes, what no
-    ("yes", "no"), ("Y", "n"), ("x", ""), ("X", " "), ("WAHR", "FALSCH"), ("VRAI", "FAUX"), ("VERO", "FALSO"),
+    ("yes", "no"), ("Y", "n"), ("Ja", "nein"), ("ja", "-"), ("OUI", "non"), ("sí", "no"), ("x", ""), ("X", " "),
+    ("WAHR", "FALSCH"), ("VRAI", "FAUX"), ("VERO", "FALSO"), ("1", "0"),
     ("VERDADERO", "FALSO"), ("VERDADEIRO", "FALSO"), ("WAAR", "ONWAAR"), ("True", "False"), ("1.0", ""),
 ]
 # fmt: on
@@ -108,7 +109,7 @@ def test_scores_are_no_flags(read, header):
     more = ",1" * (header.count(",") - 1)
     with pytest.raises(StclError, match=r"line 3: '0.93' is neither 0 nor 1; write one of them"):
         read(f"{header}\na,1{more}\nb,0.93{more}\nc,1e-05{more}\n")
-    with pytest.raises(StclError, match=r"line 2: '1,0' is neither 0 nor 1; write one of them"):
+    with pytest.raises(StclError, match=r"line 3: '0,93' is neither 0 nor 1; write one of them"):
         read("Datei;Riss\na;1,0\nb;0,93\nc;0\n")
 
 
@@ -260,8 +261,8 @@ def test_class_names_are_composed(read):
         ("a,cat,dog\nb,cat,dog", None, r"line 2: 'cat' is neither 0 nor 1; .*join"),
         ("image,cat,dog\na,0,2", None, r"line 2: '2' is neither 0 nor 1"),
         ("a,\nb,", None, r"names no class"),
-        ("a,cat\n\nb,dgo", ["cat", "dog"], r"line 3: unknown class 'dgo'; correct it to 'dog' or add it"),
-        ("a,emu", ["cat", "dog"], r"line 1: unknown class 'emu'; correct it or add it"),
+        ("a,cat\n\nb,dgo", ["cat", "dog"], r"line 3: unknown class 'dgo'; correct it to 'dog', add it"),
+        ("a,emu", ["cat", "dog"], r"line 1: unknown class 'emu'; correct it, add it"),
         ("image,cat,emu\na,0,1", ["cat", "dog"], r"line 1: unknown class 'emu'"),
         ("image,cat,cat\na,0,1", None, r"line 1: names class 'cat' twice"),
         ("image,cat,\na,0,1", None, r"line 1: has an empty class name"),

@@ -57,7 +57,7 @@ def test_no_photo_at_all(tmp_path):
 
 def test_a_class_that_is_not_in_the_list(tmp_path):
     (tmp_path / "labels.json").write_text('{"a": ["cat"], "b": ["dgo"]}')
-    with pytest.raises(StclError, match=r"labels.json key 'b': unknown class 'dgo'; correct it to 'dog' or add it"):
+    with pytest.raises(StclError, match=r"labels.json key 'b': unknown class 'dgo'; correct it to 'dog', add it"):
         read_labels(tmp_path / "labels.json", ["cat", "dog"])
 
 

@@ -49,7 +49,9 @@ def test_what_is_no_class_name(value, said):
 
 def test_check_known():
     check_known(["cat"], ["cat", "dog"], "here")
-    with pytest.raises(StclError, match="here: unknown class 'dgo'; correct it to 'dog' or add it to the classes"):
+    with pytest.raises(
+        StclError, match="here: unknown class 'dgo'; correct it to 'dog', add it to the classes, or call"
+    ):
         check_known(["cat", "dgo"], ["cat", "dog"], "here")
 
 
