@@ -34,8 +34,8 @@ class Stcl(nn.Module):
     `classifier` reads the last block and `classifier_aux` the auxiliary one; the same weights applied to every patch
     token give the class activation maps. With `contrast` a `student` and a `teacher` project class tokens for class
     token contrast, with `segmentation` a `decoder` is the segmentation branch (C + 1 scores, background first), and
-    `memory` is the memory bank, made with the arguments of that name; None: none. `threshold` is the probability from
-    which a class counts as shown where no labels say so, 0 while it is not known.
+    `memory` is the memory bank, made with the arguments of that name; None: none. `threshold` (C) is the probability
+    from which a class counts as shown where no labels say so, 0 while it is not known.
 
     With `top_share` a class score is the mean of that share of the tokens, the ones that activate the class most, in
     place of max pooling (ours): many tokens get a gradient, so a ViT learns from scratch.
@@ -60,7 +60,7 @@ class Stcl(nn.Module):
         self.teacher = TeacherHead(self.student) if contrast else None
         self.decoder = LargeFov(backbone.width, classes + 1) if segmentation else None
         self.memory = MemoryBank(classes + 1, backbone.width, **memory) if memory else None
-        self.register_buffer("threshold", torch.tensor(0.0))
+        self.register_buffer("threshold", torch.zeros(classes))
 
     def logits(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Class scores (B,C) of the last and of the auxiliary block."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SHARE = 0.02  # of a photo: as much of it has to look like a class for the memory to be sure
 BINS = 200  # of probabilities, for which a threshold is looked for
+PRIOR = 5  # photos
 UNSURE = 0.5  # the threshold of a network that none was found for
 
 
@@ -37,21 +38,27 @@ def shown_probability(probability_C: Tensor, score_RN: Tensor, bank: BankView) -
 
 
 def count_probabilities(probability_C: Tensor, labels_K: Tensor) -> Tensor:
-    """How many probabilities lie in each of BINS between 0 and 1, of classes that are labels and of others (2,BINS)."""
+    """In which of BINS between 0 and 1 each class's probability lies, if it is a label and if it is not (2,C,BINS)."""
     bins_C = (probability_C * BINS).long().clamp(0, BINS - 1)
     is_label_C = torch.zeros_like(bins_C).index_fill(0, labels_K, 1)
     of_2C = torch.stack([is_label_C, 1 - is_label_C])
-    return (of_2C[:, :, None] * F.one_hot(bins_C, BINS)).sum(1)  # a GPU has no product of matrices of integers
+    return of_2C[:, :, None] * F.one_hot(bins_C, BINS)
 
 
-def best_threshold(counts_2B: Tensor) -> float:
-    """The probability from which classes are to count as shown: that of the highest F1, of equals the nearest to 0.5.
+def best_thresholds(counts_2CB: Tensor) -> Tensor:
+    """From which probability each class is to count as shown (C): that of the best F1, of equals the nearest to 0.5.
+
+    A class of few photos leans on the F1 of all, as if PRIOR of its own had that.
 
     Args:
-        counts_2B: sums of `count_probabilities` over photos whose labels are known.
+        counts_2CB: sums of `count_probabilities` over photos whose labels are known.
     """
-    right_B, wrong_B = counts_2B.double().flip(1).cumsum(1).flip(1)
-    f1_B = 2 * right_B / (right_B + wrong_B + right_B[0]).clamp_min(1)
-    threshold_B = torch.arange(BINS, dtype=torch.double, device=f1_B.device) / BINS
-    best_T = threshold_B[1:][f1_B[1:] >= f1_B[1:].max() - 1e-9]  # above 0
-    return float(best_T[(best_T - UNSURE).abs().argmin()])
+    right_CB, wrong_CB = counts_2CB.double().flip(2).cumsum(2).flip(2)
+    right_B, wrong_B = right_CB.sum(0), wrong_CB.sum(0)
+    all_B = 2 * right_B / (right_B + wrong_B + right_B[0]).clamp_min(1)
+    f1_CB = (2 * right_CB + PRIOR * all_B) / (right_CB + wrong_CB + right_CB[:, :1] + PRIOR)
+    threshold_B = torch.arange(BINS, dtype=torch.double, device=f1_CB.device) / BINS
+    best_CB = f1_CB >= f1_CB[:, 1:].amax(1, keepdim=True) - 1e-9
+    best_CB[:, 0] = False  # above 0
+    distance_CB = (threshold_B - UNSURE).abs().masked_fill(~best_CB, 2)
+    return threshold_B[distance_CB.argmin(1)]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from stcl_cli.presence import BINS, SHARE, best_threshold, count_probabilities, shown_probability
+from stcl_cli.presence import BINS, PRIOR, SHARE, best_thresholds, count_probabilities, shown_probability
 from stcl_models.memory_bank import BankView
 
 
@@ -64,20 +64,37 @@ def counted(probability_PC, shown_PC):
         )
     )
 )
-def test_the_best_of_all_thresholds_by_scikit_learn(photos):
-    probability_PC = [[probability for probability, _ in photo] for photo in photos]
-    shown_PC = [[shown for _, shown in photo] for photo in photos]
-    counts = counted(probability_PC, shown_PC)
-    assert int(counts.sum()) == np.size(shown_PC)
-    assert int(counts[0].sum()) == np.sum(shown_PC)
-    bins = (np.float32(probability_PC).ravel() * np.float32(BINS)).astype(int).clip(0, BINS - 1)
-    f1 = [f1_score(np.ravel(shown_PC), bins >= at, zero_division=0) for at in range(1, BINS)]
-    best = [at / BINS for at, value in enumerate(f1, 1) if value >= max(f1) - 1e-9]
-    assert best_threshold(counts) == pytest.approx(min(best, key=lambda at: abs(at - 0.5)))
+def test_the_best_of_all_thresholds_by_a_loop(photos):
+    probability_PC = np.float32([[probability for probability, _ in photo] for photo in photos])
+    shown_PC = np.array([[shown for _, shown in photo] for photo in photos])
+    counts = counted(probability_PC.tolist(), shown_PC.tolist())
+    assert counts.sum((0, 2)).tolist() == [len(photos)] * shown_PC.shape[1]
+    assert counts[0].sum(1).tolist() == shown_PC.sum(0).tolist()
+    bins = (probability_PC * np.float32(BINS)).astype(int).clip(0, BINS - 1)
+    for label, found in enumerate(best_thresholds(counts).tolist()):
+        own, scores = shown_PC[:, label], []
+        for at in range(1, BINS):
+            of_all = f1_score(shown_PC.ravel(), (bins >= at).ravel(), zero_division=0)
+            named = bins[:, label] >= at
+            right = (own & named).sum()
+            scores.append((2 * right + PRIOR * of_all) / (named.sum() + own.sum() + PRIOR))
+        best = [at / BINS for at, score in enumerate(scores, 1) if score >= max(scores) - 1e-9]
+        assert found == pytest.approx(min(best, key=lambda at: abs(at - 0.5)))
 
 
 def test_the_nearest_to_one_half_where_all_is_found_anyway():
-    assert best_threshold(counted([[0.9, 0.1]], [[True, False]])) == 0.5
-    assert best_threshold(counted([[0.3, 0.1]], [[True, False]])) == 0.3
-    assert best_threshold(counted([[0.9, 0.7]], [[True, False]])) == pytest.approx(0.705)
-    assert best_threshold(torch.zeros(2, BINS, dtype=torch.long)) == 0.5
+    def best(*photos):
+        return best_thresholds(counted([[one] for one, _ in photos], [[shown] for _, shown in photos])).tolist()
+
+    assert best((0.9, True), (0.1, False)) == [0.5]
+    assert best((0.3, True), (0.1, False)) == pytest.approx([0.3])
+    assert best((0.9, True), (0.7, False)) == pytest.approx([0.705])
+    assert best_thresholds(torch.zeros(2, 3, BINS, dtype=torch.long)).tolist() == [0.5] * 3
+
+
+def test_a_rare_class_leans_on_the_others():
+    common, rare = [[0.9, 0.0]] * 50 + [[0.6, 0.0]] * 50, [[0.0, 0.2], [0.0, 0.65]]
+    shown = [[True, False]] * 50 + [[False, False]] * 50 + [[False, True], [False, False]]
+    first, second = best_thresholds(counted(common + rare, shown)).tolist()
+    assert first == pytest.approx(0.655)
+    assert second == pytest.approx(0.655)  # by itself 0.2 would be its best

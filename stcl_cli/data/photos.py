@@ -81,7 +81,8 @@ def _from_lines(lines: Iterable[str], folder: Path) -> PhotoList:
     paths: dict[str, Path] = {}
     missing = []
     for line in lines:
-        tries = [(text, Path(root, text)) for text in (line, line.strip()) for root in ("", folder)]
+        ways = (line, line.strip(), line.strip().replace("\\", "/"))  # the last as Windows writes paths
+        tries = [(text, Path(root, text)) for text in ways for root in ("", folder)]
         text, path = next(((text, path) for text, path in tries if os.path.exists(path)), (line, None))
         if path is None:
             missing.append((line, "is not there"))

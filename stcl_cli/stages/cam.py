@@ -44,8 +44,9 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
     if config.compile:
         compile_blocks(model, runtime.device)
     presence = _presence(config, memory, model)
+    usual = _in_words(presence, model)
     if not config.labels:
-        say(f"without --labels: a class counts as shown from a probability of {presence.threshold:g} (--threshold)")
+        say(f"without --labels: a class counts as shown from a probability of {usual} (--threshold)")
     photos, skipped = list_photos(config.images, config.list)
     given: dict[str, tuple[int, ...]] = {}
     if config.labels:
@@ -99,7 +100,7 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
             outcomes.add(photo, outcome)
             gauge.advance()
     if outcomes.made and outcomes.made == outcomes.without_class and not config.labels:
-        warn(f"no class of any photo reaches --threshold {presence.threshold:g}: lower it, or train longer")
+        warn(f"no class of any photo reaches --threshold {usual}: lower it, or train longer")
     then = ("refine", folder, "--images", config.images, "-o", "MASKS")
     return finish(folder, outcomes, len(wanted) + len(skipped), "CAM", then)
 
@@ -108,13 +109,19 @@ class _Presence(NamedTuple):
     """How it is found out which classes a photo shows."""
 
     by_memory: bool  # not by the classifier alone
-    threshold: float  # the probability from which one counts as shown
+    threshold: float | None  # the probability from which a class counts as shown; None: each has its own
 
 
 def _presence(config: CamConfig, memory: float, model: Stcl) -> _Presence:
-    known = bool(memory and model.threshold)
-    usual = round(float(model.threshold), 3) if known else UNSURE
-    return _Presence(known, usual if config.threshold is None else config.threshold)
+    known = bool(memory and model.threshold.any())
+    return _Presence(known, (None if known else UNSURE) if config.threshold is None else config.threshold)
+
+
+def _in_words(presence: _Presence, model: Stcl) -> str:
+    if presence.threshold is not None:
+        return f"{presence.threshold:g}"
+    lowest, highest = (f"{float(value):.3g}" for value in model.threshold.aminmax())
+    return lowest if lowest == highest else f"{lowest} to {highest}"
 
 
 class _Found(NamedTuple):
@@ -137,8 +144,9 @@ def _find(
     cams = photo_cams(model, runtime, photos, config.scales)
     affinities = map(fetch, photo_affinities(model, runtime, photos)) if config.affinity else [None] * len(photos)
     probabilities = label_probabilities(cams, model.memory if presence.by_memory else None)
+    least = model.threshold if presence.threshold is None else presence.threshold
     labels = [
-        tuple((probability_C >= presence.threshold).nonzero().flatten().tolist()) if given is None else given
+        tuple((probability_C >= least).nonzero().flatten().tolist()) if given is None else given
         for probability_C, (_, given) in zip(probabilities, inputs, strict=True)
     ]
     maps = map(fetch, label_maps(cams, labels, model.memory, memory))

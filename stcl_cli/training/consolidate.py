@@ -26,7 +26,7 @@ from stcl_cli.memory import (
     region_masks,
     region_of_patches,
 )
-from stcl_cli.presence import BINS, best_threshold, count_probabilities, shown_probability
+from stcl_cli.presence import BINS, best_thresholds, count_probabilities, shown_probability
 from stcl_cli.runtime.device import Runtime
 from stcl_cli.runtime.distributed import all_gather_rows, rank, ranks, sum_over_ranks
 from stcl_cli.training.regions import Labelled, Sample, Seen, no_entries, regions_of_photos
@@ -35,13 +35,13 @@ from stcl_models.stcl import Stcl
 
 CHUNK = 32  # photos whose regions are stored together
 SAMPLE = 2**17  # tokens of all photos that are looked at again, which bounds memory
-SEEN = 512  # so many photos are enough to find a threshold
+SEEN = 512  # so many photos are enough to find thresholds
 
 
 def consolidate(
     model: Stcl, config: TrainConfig, runtime: Runtime, labelled: Labelled, tell: Callable[[str], None]
 ) -> list[tuple[str, str]]:
-    """Fill the model's memory bank anew, and find its threshold, on all ranks alike.
+    """Fill the model's memory bank anew, and find the thresholds, on all ranks alike.
 
     Gives (name, reason) of this rank's photos that cannot be read, or that there is too little memory for.
 
@@ -78,7 +78,7 @@ def consolidate(
     labels_PK = pad_sequence([torch.tensor(labelled[index][1]) + 1 for index in chosen], batch_first=True)
     tokens = look_again(old, samples, config)
     old.read_by(*learn_discriminants(*tokens, labels_PK.to(old.photo.device), len(old.prototype)))
-    model.threshold.fill_(find_threshold(old, seen))
+    model.threshold.copy_(find_thresholds(old, seen))
     model.train()
     return failed
 
@@ -116,11 +116,11 @@ def look_again(
     return all_gather_rows(*map(torch.cat, (keys, classes, numbers)))
 
 
-def find_threshold(bank: MemoryBank, seen: Sequence[Seen]) -> float:
-    """The probability from which classes are best taken for shown, by what all ranks have seen."""
+def find_thresholds(bank: MemoryBank, seen: Sequence[Seen]) -> Tensor:
+    """The probability from which each class is best taken for shown (C), by what all ranks have seen."""
     view = bank.view()
-    counts_2B = torch.zeros(2, BINS, dtype=torch.long, device=bank.photo.device)
+    counts_2B = torch.zeros(2, len(bank.prototype) - 1, BINS, dtype=torch.long, device=bank.photo.device)
     for key_SE, probability_C, labels_K in seen:
         score_RS = view.discriminant_CE @ key_SE.float().t()
         counts_2B += count_probabilities(shown_probability(probability_C, score_RS, view), labels_K)
-    return best_threshold(sum_over_ranks(counts_2B))
+    return best_thresholds(sum_over_ranks(counts_2B))

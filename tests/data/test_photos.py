@@ -70,6 +70,12 @@ def test_list_paths_count_from_its_own_folder_too(tmp_path):
     assert photo == photos.Photo("a", tmp_path / "p" / "a.jpg")
 
 
+def test_list_of_paths_as_windows_writes_them(tmp_path):
+    touch(tmp_path, "sub/a.jpg", "sub/b\\c.jpg")
+    (tmp_path / "list.txt").write_text("sub\\a.jpg\r\nsub/b\\c.jpg\r\n")
+    assert names(photos.list_photos(tmp_path / "list.txt")) == ["sub/a", "sub/b\\c"]
+
+
 def test_list_with_absolute_paths(tmp_path):
     touch(tmp_path, "p/a.jpg", "p/sub/b.jpg", "p/sub/deep/a.jpg")
     (tmp_path / "list.txt").write_text("\n".join(str(path) for path in (tmp_path / "p").rglob("*.jpg")))

@@ -73,11 +73,11 @@ def test_without_labels_the_classifier_s(run, capsys):
 
 def test_without_labels_the_memory_s_word_too_where_a_threshold_is_known(run, monkeypatch, capsys):
     """Unless the memory is not to count, or the training found no threshold; --threshold goes before both."""
-    known, words = [0.25], []
+    known, words = [(0.25, 0.25)], []
 
     def load(path):
         model, info, trained = load_stcl(path)
-        model.threshold.fill_(known[0])
+        model.threshold.copy_(torch.tensor(known[0]))
         return model, info, trained
 
     def word(probability_C, score_RN, bank):
@@ -92,9 +92,12 @@ def test_without_labels_the_memory_s_word_too_where_a_threshold_is_known(run, mo
     assert read_cam(items[0]["output"]).scores == pytest.approx((0.3,))
     assert "shown from a probability of 0.25 (--threshold)" in capsys.readouterr().err
     assert [item["classes"] for item in run(threshold=0.1, overwrite=True)[1]] == [["cat", "dog"]] * 3
+    known[0] = (0.4, 0.15)
+    assert [item["classes"] for item in run(overwrite=True)[1]] == [["dog"]] * 3
+    assert "from a probability of 0.15 to 0.4 (--threshold)" in capsys.readouterr().err
     words.clear()
     run(memory=0.0, overwrite=True)
-    known[0] = 0.0
+    known[0] = (0.0, 0.0)
     run(overwrite=True)
     assert capsys.readouterr().err.count("shown from a probability of 0.5 (--threshold)") == 2
     assert not words

@@ -7,11 +7,10 @@ import torch
 from helpers import quick
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import f1_score
 
 from stcl_cli.data.photos import Photo
 from stcl_cli.data.pixels import read_photo
-from stcl_cli.presence import shown_probability
+from stcl_cli.presence import best_thresholds, count_probabilities, shown_probability
 from stcl_cli.runtime.device import make_runtime
 from stcl_cli.training import consolidate as module
 from stcl_cli.training import regions as regions_module
@@ -96,7 +95,7 @@ def test_the_threshold_is_the_one_at_which_the_labels_are_found_best(run, region
     model, config, labelled = run
     monkeypatch.setattr(module, "SEEN", 2)
     told(model, config, labelled)
-    threshold = float(model.threshold)
+    thresholds = model.threshold.tolist()
     view = model.memory.view()
     seen = [one.seen for one in regions(model, config, labelled, watched=(0, 2))]
     assert [one is None for one in seen] == [False, True, False]
@@ -107,10 +106,12 @@ def test_the_threshold_is_the_one_at_which_the_labels_are_found_best(run, region
         probability_PC.append(shown_probability(probability_C, view.discriminant_CE @ key_SE.float().t(), view))
         shown_PC.append([label in labelled[index][1] for label in range(2)])
 
-    def f1(at):
-        return f1_score(np.ravel(shown_PC), torch.cat(probability_PC).numpy() >= at, zero_division=0)
-
-    assert f1(threshold) == pytest.approx(max(f1(at) for at in np.arange(0.005, 1, 0.005)))
+    counts = sum(
+        count_probabilities(probability_C, torch.tensor(shown_C).nonzero()[:, 0])
+        for probability_C, shown_C in zip(probability_PC, shown_PC, strict=True)
+    )
+    assert thresholds == pytest.approx(best_thresholds(counts).tolist())
+    assert all(0 < at < 1 for at in thresholds)
 
 
 def test_first_in_first_out_holds_here_too(run, monkeypatch):
