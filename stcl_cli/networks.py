@@ -129,7 +129,7 @@ def _say_how_far(checkpoint: Checkpoint, config: TrainConfig | SegtrainConfig) -
     """`best` may be of any iteration; `last` is of the final one, unless its training was stopped."""
     last = checkpoint
     if checkpoint.path.stem == "best":
-        say(f"{shown(checkpoint.path)}: of iteration {checkpoint.info.iteration:,} of {config.iterations:,}")
+        say(f"{shown(checkpoint.path)}: the best, of iteration {checkpoint.info.iteration:,} of {config.iterations:,}")
         with suppress(StclError):  # it is not needed
             last = open_checkpoint(checkpoint.path.with_stem("last"), checkpoint.info.stage)
     if last.path.stem == "last" and last.info.iteration < config.iterations:

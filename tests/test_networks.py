@@ -62,11 +62,11 @@ def test_a_run_that_was_stopped_is_told(run, capsys):
     shutil.copy(path, best)
     load_stcl(folder)
     first, second = capsys.readouterr().err.splitlines()
-    assert first == f"{best}: of iteration 1 of 20,000"
+    assert first == f"{best}: the best, of iteration 1 of 20,000"
     assert second.startswith(f"stcl: {path}: is of iteration 1 of 20,000; go on with its training")
     path.unlink()
     load_stcl(folder)
-    assert capsys.readouterr().err == f"{best}: of iteration 1 of 20,000\n"
+    assert capsys.readouterr().err == f"{best}: the best, of iteration 1 of 20,000\n"
     save(folder, model, "train", asdict(replace(TRAIN, iterations=1)))
     load_stcl(path)
     assert capsys.readouterr().err == ""

@@ -165,7 +165,7 @@ class CamConfig(Compute, Sharing):
     threshold: float | None = option(
         None,
         "Without --labels: a class counts as shown from this probability. [default: for each class the one at which "
-        "the run found the labels it was trained with best; 0.5 without a memory]",
+        "the run found the labels it was trained with best; 0.5 where it found none, or --memory is 0]",
         range=SHARE,
     )
     affinity: bool = option(False, "Also keep how alike neighbouring patches are, for `stcl refine --method affinity`.")

@@ -21,7 +21,7 @@ RARE, ALIKE = 2, 0.85  # photos of a class that may be a typing error, and how a
 # What photos without any class are called in a table, or their folder.
 # fmt: off
 NOTHING_SHOWN = frozenset({
-    "0", "-", "no", "false", "none", "nothing", "negative", "neg", "normal", "ok", "good", "clean", "empty", "pass",
+    "-", "no", "false", "none", "nothing", "negative", "neg", "normal", "ok", "good", "clean", "empty", "pass",
     "healthy", "no defect", "no_defect", "nein", "falsch", "nichts", "leer", "gut", "io", "i.o.", "non", "nee", "nie",
 })
 # fmt: on

@@ -101,7 +101,7 @@ class MaskTally:
 def sample_masks(photos: Sequence[Photo], masks: Mapping[str, Path], classes: tuple[str, ...]) -> MaskTally:
     """A tally of a few dozen masks, evenly spaced over all: enough to see that they are of the wrong kind.
 
-    Where they hold no class the others are looked at, too, until one does.
+    Where they can be used and hold no class the others are looked at, too, until one does.
 
     Raises:
         StclError: none of them can be used; names the first.
@@ -111,7 +111,7 @@ def sample_masks(photos: Sequence[Photo], masks: Mapping[str, Path], classes: tu
     sample = photos[::step]
     others = (photo for number, photo in enumerate(photos) if number % step)
     for number, photo in enumerate(chain(sample, others)):
-        if number >= len(sample) and not tally.blank:
+        if number >= len(sample) and not (tally.masks and tally.blank):
             break
         try:
             tally.add(photo.name, count_values(read_full_mask(masks[photo.name], photo, len(classes))))

@@ -26,16 +26,16 @@ from stcl_cli.presence import UNSURE
 from stcl_cli.runtime.device import Runtime, fetch, make_runtime
 from stcl_cli.runtime.out_of_memory import Network
 from stcl_cli.runtime.pipeline import Pipeline
-from stcl_cli.stages.output import Done, Outcomes, Result, finish, nobody, open_folder, refuse_unused, skip
+from stcl_cli.stages.output import Done, Outcomes, Result, finish, nobody, open_folder, skip, tell_unused
 from stcl_models.stcl import Stcl
 
 
 def run(config: CamConfig, done: Done = nobody) -> Result:
     """Export. Raises StclError."""
     if config.labels:
-        refuse_unused(config, ["threshold"], "--labels say which classes are shown")
+        tell_unused(config, ["threshold"], "--labels say which classes are shown")
     else:
-        refuse_unused(config, ["labels_format"], "is of the file that --labels names, and there is none")
+        tell_unused(config, ["labels_format"], "it is of the file that --labels names, and there is none")
     runtime = make_runtime(config.device, config.amp)
     model, info, trained = load_stcl(Path(config.model))
     memory = trained.guidance if config.memory is None else config.memory
@@ -45,8 +45,6 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
         compile_blocks(model, runtime.device)
     presence = _presence(config, memory, model)
     usual = _in_words(presence, model)
-    if not config.labels:
-        say(f"without --labels: a class counts as shown from a probability of {usual} (--threshold)")
     photos, skipped = list_photos(config.images, config.list)
     given: dict[str, tuple[int, ...]] = {}
     if config.labels:
@@ -58,6 +56,8 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
         skipped = skipped + [(photo.name, f"no label in {config.labels}") for photo in unlabelled]
     asked = {name: [info.classes[label] for label in labels] for name, labels in given.items()}
     folder, shard = open_folder(config, "cam", info.classes, asked or None)
+    if not config.labels:
+        say(f"without --labels: a class counts as shown from a probability of {usual} (--threshold)")
     failures = Failures(folder, shard)
     if asked:
         add_photo_labels(folder, asked)
@@ -113,7 +113,7 @@ class _Presence(NamedTuple):
 
 
 def _presence(config: CamConfig, memory: float, model: Stcl) -> _Presence:
-    known = bool(memory and model.threshold.any())
+    known = bool(memory and model.threshold.any() and not config.labels)
     return _Presence(known, (None if known else UNSURE) if config.threshold is None else config.threshold)
 
 

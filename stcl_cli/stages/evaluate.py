@@ -28,7 +28,7 @@ from stcl_cli.formats.cams import read_cam
 from stcl_cli.formats.classes import find_classes
 from stcl_cli.formats.files import output_path, shown, some
 from stcl_cli.formats.masks import IGNORE, read_mask
-from stcl_cli.stages.output import Result, ToldSkipped, refuse_unused
+from stcl_cli.stages.output import Result, ToldSkipped, tell_unused
 
 
 def run(config: EvalConfig) -> Result:
@@ -56,7 +56,7 @@ def run(config: EvalConfig) -> Result:
     classes = _classes(config)
     measure = _measure_cams if suffix == ".safetensors" else _measure_masks
     if measure is _measure_cams:
-        refuse_unused(config, ["ignore_predictions"], "is of masks; CAMs have no pixel of 255")
+        tell_unused(config, ["ignore_predictions"], "it is of masks; CAMs have no pixel of 255")
     summary, matrix = measure(found, classes, config, skipped)
     if not matrix.any():
         raise StclError(f"{shown(config.truth)}: its true masks are 255, ignored, everywhere; nothing can be measured")

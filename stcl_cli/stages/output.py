@@ -60,11 +60,11 @@ class Result:
     next: tuple[str | Path, ...] = ()
 
 
-def refuse_unused(config: Any, names: Iterable[str], why: str) -> None:
-    """StclError if one of these options was given, though nothing would come of it."""
+def tell_unused(config: Any, names: Iterable[str], why: str) -> None:
+    """A warning for each of these options that is not as usual, though nothing comes of it. It may be of --config."""
     for field in fields(config):
         if field.name in names and getattr(config, field.name) != field.default:
-            raise StclError(f"--{field.name.replace('_', '-')}: {why}; leave it out")
+            warn(f"--{field.name.replace('_', '-')} is passed over: {why}")
 
 
 def check_output(config: Training) -> None:

@@ -32,7 +32,7 @@ from stcl_cli.runtime.device import cores, fetch, pick_device
 from stcl_cli.runtime.out_of_memory import CPU, if_it_fits, too_large, what_fits
 from stcl_cli.runtime.pipeline import Pipeline
 from stcl_cli.runtime.watch import Readers
-from stcl_cli.stages.output import Done, MaskFolder, Outcomes, Result, finish, nobody, refuse_unused, skip
+from stcl_cli.stages.output import Done, MaskFolder, Outcomes, Result, finish, nobody, skip, tell_unused
 
 NO_AFFINITY_IN_MASKS = "knows nothing of patches that are alike; give --method crf, or another without affinity"
 NO_AFFINITY = "holds no affinity of patches; make it with stcl cam --affinity, or give a --method without affinity"
@@ -48,16 +48,14 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
     device = CPU if config.backend == "pydensecrf" else pick_device(config.device)
     if len(config.background) > 2 or not all(0 <= score <= 1 for score in config.background):
         raise StclError("--background: give one score, or two (low and high), each between 0 and 1")
-    _refuse_unused(config)
+    _tell_unused(config)
     config = replace(config, background=tuple(sorted(config.background)))
     dense_crf_of(config.backend)  # says now, not in a worker, if its package is missing
     cams = Path(config.cams)
     photos, skipped = list_photos(config.images)
     files = match_outputs(cams, ".safetensors", photos)
-    if files.by_photo or files.orphans:
-        refuse_unused(config, ["confidence"], "is of masks, and these are CAMs")
-    else:
-        refuse_unused(config, ["background"], "is of CAMs, and these are masks")
+    are_cams = bool(files.by_photo or files.orphans)
+    if not are_cams:
         files = match_outputs(cams, ".png", photos)
     photos = [photo for photo in photos if photo.name in files.by_photo]
     if not photos:
@@ -65,6 +63,10 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
             f"{shown(cams)}: holds no CAM file or mask for any photo in {config.images}; give --images the folder "
             "that they were made of"
         )
+    if are_cams:
+        tell_unused(config, ["confidence"], "it is of masks, and these are CAMs")
+    else:
+        tell_unused(config, ["background"], "it is of CAMs, and these are masks")
     _look_for_affinity(files.by_photo[photos[0].name], config.method)
     classes = find_classes(None, cams)
     folder = MaskFolder(config, "refine", classes)
@@ -89,12 +91,12 @@ def run(config: RefineConfig, done: Done = nobody) -> Result:
     return finish(folder.path, outcomes, len(photos) + len(skipped), "mask", then)
 
 
-def _refuse_unused(config: RefineConfig) -> None:
-    """StclError if an option is given of what --method leaves out."""
+def _tell_unused(config: RefineConfig) -> None:
+    """A warning for each option of what --method leaves out."""
     names = [field.name for field in fields(config)]
     for word, own in (("crf", ("crf_", "backend")), ("affinity", ("walk_",))):
         if word not in config.method.split(","):
-            refuse_unused(
+            tell_unused(
                 config, [name for name in names if name.startswith(own)], f"--method {config.method} is without {word}"
             )
 

@@ -26,10 +26,10 @@ from stcl_cli.memory import (
     region_masks,
     region_of_patches,
 )
-from stcl_cli.presence import BINS, best_thresholds, count_probabilities, shown_probability
+from stcl_cli.presence import BINS, best_thresholds, count_probabilities
 from stcl_cli.runtime.device import Runtime
 from stcl_cli.runtime.distributed import all_gather_rows, rank, ranks, sum_over_ranks
-from stcl_cli.training.regions import Labelled, Sample, Seen, no_entries, regions_of_photos
+from stcl_cli.training.regions import Labelled, Sample, no_entries, probabilities_of_photos, regions_of_photos
 from stcl_models.memory_bank import Entries, MemoryBank
 from stcl_models.stcl import Stcl
 
@@ -55,9 +55,8 @@ def consolidate(
     shares = [np.array_split(chunk, ranks())[rank()] for chunk in chunks]  # gathered, they are in order again
     mine = [int(index) for share in shares for index in share]
     failed: list[tuple[str, str]] = []
-    samples, seen, tokens = [], [], max(1, SAMPLE // len(chosen))
-    watched = frozenset(chosen[:: -(-len(chosen) // SEEN)])
-    with closing(regions_of_photos(model, config, runtime, labelled, mine, tokens, watched)) as found:
+    samples, tokens = [], max(1, SAMPLE // len(chosen))
+    with closing(regions_of_photos(model, config, runtime, labelled, mine, tokens)) as found:
         for number, share in enumerate(shares):
             tell(f"consolidating the memory {number * CHUNK}/{len(chosen)}")
             own = list(islice(found, len(share)))
@@ -67,7 +66,6 @@ def consolidate(
             rows = [torch.cat(column) for column in zip(no_entries(old), *(one.entries for one in own), strict=True)]
             places = np.searchsorted(chosen, share).tolist()
             samples += [(place, one.sample) for place, one in zip(places, own, strict=True) if one.sample]
-            seen += [one.seen for one in own if one.seen]
             # All alike in age, but where the oldest slot goes first.
             step = config.iterations + (0 if new.adaptive else number)
             new.update(Entries(*all_gather_rows(*rows)), step)
@@ -78,7 +76,7 @@ def consolidate(
     labels_PK = pad_sequence([torch.tensor(labelled[index][1]) + 1 for index in chosen], batch_first=True)
     tokens = look_again(old, samples, config)
     old.read_by(*learn_discriminants(*tokens, labels_PK.to(old.photo.device), len(old.prototype)))
-    model.threshold.copy_(find_thresholds(old, seen))
+    model.threshold.copy_(find_thresholds(model, config, runtime, labelled, tell))
     model.train()
     return failed
 
@@ -116,11 +114,19 @@ def look_again(
     return all_gather_rows(*map(torch.cat, (keys, classes, numbers)))
 
 
-def find_thresholds(bank: MemoryBank, seen: Sequence[Seen]) -> Tensor:
-    """The probability from which each class is best taken for shown (C), by what all ranks have seen."""
-    view = bank.view()
-    counts_2B = torch.zeros(2, len(bank.prototype) - 1, BINS, dtype=torch.long, device=bank.photo.device)
-    for key_SE, probability_C, labels_K in seen:
-        score_RS = view.discriminant_CE @ key_SE.float().t()
-        counts_2B += count_probabilities(shown_probability(probability_C, score_RS, view), labels_K)
-    return best_thresholds(sum_over_ranks(counts_2B))
+def find_thresholds(
+    model: Stcl, config: TrainConfig, runtime: Runtime, labelled: Labelled, tell: Callable[[str], None]
+) -> Tensor:
+    """The probability from which each class is best taken for shown (C), in photos evenly over the list."""
+    indices = range(0, len(labelled), -(-len(labelled) // SEEN))
+    mine = indices[rank() :: ranks()]
+    device = model.threshold.device
+    counts_2CB = torch.zeros(2, len(model.threshold), BINS, dtype=torch.long, device=device)
+    with closing(probabilities_of_photos(model, config, runtime, labelled, mine)) as found:
+        for number, (index, probability_C) in enumerate(zip(mine, found, strict=True)):
+            if number % CHUNK == 0:
+                tell(f"finding thresholds {number}/{len(mine)}")
+            if probability_C is not None:
+                labels_K = torch.tensor(labelled[index][1], dtype=torch.long, device=device)
+                counts_2CB += count_probabilities(probability_C, labels_K)
+    return best_thresholds(sum_over_ranks(counts_2CB))

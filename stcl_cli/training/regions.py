@@ -1,11 +1,11 @@
-"""What whole photos leave in the memory at the end of a training: sure regions, and tokens to learn from (ours)."""
+"""What whole photos say at the end of a training: sure regions and tokens for the memory, and what they show (ours)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from stcl_cli.config import TrainConfig
 from stcl_cli.data.photos import Photo
 from stcl_cli.data.pixels import read_photo
 from stcl_cli.errors import PhotoError
-from stcl_cli.inference import PhotoCams, label_maps, network_size, photo_cams
+from stcl_cli.inference import PhotoCams, label_maps, label_probabilities, network_size, photo_cams
 from stcl_cli.memory import LEAST_PATCHES, region_embeddings, region_masks, region_quality
 from stcl_cli.runtime.device import Runtime, upload
 from stcl_cli.runtime.out_of_memory import Network
@@ -23,8 +23,7 @@ from stcl_cli.runtime.pipeline import Pipeline
 from stcl_models.memory_bank import Entries, MemoryBank
 from stcl_models.stcl import Stcl, resize
 
-PATCHES = 256  # of a photo are enough to say what it shows
-
+Result = TypeVar("Result")
 Labelled = Sequence[tuple[Photo, tuple[int, ...]]]  # photos and the classes that each shows, from 0
 
 
@@ -36,20 +35,11 @@ class Sample(NamedTuple):
     slots_1K: Tensor
 
 
-class Seen(NamedTuple):
-    """What says whether a photo shows a class: tokens, evenly over it, and the classifier; and what it does show."""
-
-    key_SE: Tensor  # float16
-    probability_C: Tensor
-    labels_K: Tensor
-
-
 class Found(NamedTuple):
-    """The sure regions of a photo, a sample, and of some of them what is Seen; or why there are none."""
+    """The sure regions of a photo, and a sample; or why there are none."""
 
     entries: Entries
     sample: Sample | None
-    seen: Seen | None = None
     failed: PhotoError | None = None
 
 
@@ -59,41 +49,57 @@ def no_entries(bank: MemoryBank) -> Entries:
 
 
 def regions_of_photos(
+    model: Stcl, config: TrainConfig, runtime: Runtime, labelled: Labelled, indices: Sequence[int], tokens: int
+) -> Iterator[Found]:
+    """What each of the photos at `indices` leaves in the memory, in their order, with at most `tokens` as a sample."""
+    work = partial(_regions, config, labelled, tokens)
+    for found in _of_each_photo(model, config, runtime, labelled, indices, work):
+        if isinstance(found, PhotoError):
+            yield Found(no_entries(model.memory), None, found)
+            continue
+        # A large photo's are the CPU's.
+        yield Found(*(type(rows)(*(rows_of.to(runtime.device) for rows_of in rows)) for rows in found[:2]))
+
+
+def probabilities_of_photos(
+    model: Stcl, config: TrainConfig, runtime: Runtime, labelled: Labelled, indices: Sequence[int]
+) -> Iterator[Tensor | None]:
+    """How probable `stcl cam` would find each class in each of the photos at `indices` (C); None: it cannot be used."""
+
+    def work(model: Stcl, runtime: Runtime, inputs: list[tuple[int, np.ndarray]]) -> list[Tensor]:
+        cams = photo_cams(model, runtime, [pixels for _, pixels in inputs], config.cam_scales)
+        return label_probabilities(cams, model.memory)
+
+    for found in _of_each_photo(model, config, runtime, labelled, indices, work):
+        yield None if isinstance(found, PhotoError) else found.to(runtime.device)
+
+
+def _of_each_photo(
     model: Stcl,
     config: TrainConfig,
     runtime: Runtime,
     labelled: Labelled,
     indices: Sequence[int],
-    tokens: int,
-    watched: Container[int] = (),
-) -> Iterator[Found]:
-    """What each of the photos at `indices` leaves in the memory, in their order, with at most `tokens` as a sample.
-
-    And of those `watched` what is seen.
-    """
+    work: Callable[[Stcl, Runtime, list[tuple[int, np.ndarray]]], list[Result]],
+) -> Iterator[Result | PhotoError]:
+    """work(model, runtime, [(index, photo)]) of the photos at `indices`, in their order, some of one size at a time."""
     number = {labelled[index][0].name: index for index in indices}
     network = Network(model, runtime)
 
     def read(photo: Photo) -> np.ndarray:
         return read_photo(photo.path, config.max_side)
 
-    def compute(photos: list[Photo], pixels: list[np.ndarray]) -> list[Found | PhotoError]:
+    def compute(photos: list[Photo], pixels: list[np.ndarray]) -> list[Result | PhotoError]:
         inputs = [(number[photo.name], image) for photo, image in zip(photos, pixels, strict=True)]
-        return network.compute(
-            partial(_regions, config, labelled, tokens, watched), inputs, [photo.path for photo in photos]
-        )
+        return network.compute(work, inputs, [photo.path for photo in photos])
 
-    def keep(photo: Photo, found: Found) -> Found:
+    def keep(photo: Photo, found: Result) -> Result:
         return found
 
     size = partial(network_size, multiple=model.backbone.patch_size)
-    work = Pipeline(read, compute, keep, size, config.max_side)
-    for _, outcome in work.run([labelled[index][0] for index in indices], runtime.device):
-        if isinstance(outcome, PhotoError):
-            yield Found(no_entries(model.memory), None, failed=outcome)
-            continue
-        # A large photo's are the CPU's.
-        yield Found(*(rows and type(rows)(*(part.to(runtime.device) for part in rows)) for rows in outcome[:3]))
+    pipeline = Pipeline(read, compute, keep, size, config.max_side)
+    for _, outcome in pipeline.run([labelled[index][0] for index in indices], runtime.device):
+        yield outcome
 
 
 @torch.inference_mode()
@@ -101,7 +107,6 @@ def _regions(
     config: TrainConfig,
     labelled: Labelled,
     tokens: int,
-    watched: Container[int],
     model: Stcl,
     runtime: Runtime,
     inputs: list[tuple[int, np.ndarray]],
@@ -111,11 +116,7 @@ def _regions(
     labels = [labelled[index][1] for index, _ in inputs]
     plain, maps = (label_maps(cams, labels, model.memory, guidance) for guidance in (0.0, config.guidance))
     return [
-        Found(
-            regions_of(cam, guided, own, config, model.memory, index),
-            sample_of(cam, unguided, own, tokens, index),
-            seen_of(cam, own, index) if index in watched else None,
-        )
+        Found(regions_of(cam, guided, own, config, model.memory, index), sample_of(cam, unguided, own, tokens, index))
         for cam, unguided, guided, own, (index, _) in zip(cams, plain, maps, labels, inputs, strict=True)
     ]
 
@@ -126,13 +127,6 @@ def sample_of(cams: PhotoCams, plain_Khw: Tensor, labels: tuple[int, ...], token
     cam_KN = resize(plain_Khw[None], cams.key_grid)[0].flatten(1)
     slots_1K = upload(torch.tensor([labels]), plain_Khw.device)
     return Sample(cams.key_ND[index].half(), cam_KN[:, index].float(), slots_1K)
-
-
-def seen_of(cams: PhotoCams, labels: tuple[int, ...], number: int) -> Seen:
-    """Of the `number`-th photo of its list."""
-    device = cams.key_ND.device
-    index = upload(spread(len(cams.key_ND), PATCHES, number), device)
-    return Seen(cams.key_ND[index].half(), cams.probability_C, upload(torch.tensor(labels, dtype=torch.long), device))
 
 
 def spread(count: int, most: int, number: int) -> Tensor:

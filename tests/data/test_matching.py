@@ -96,8 +96,17 @@ def test_an_end_means_no_photo_of_another_known_folder():
     assert match("/theirs/train/1", "test/1.jpg", "train/2.jpg") is None
     assert match("train/3f2a1b8c-1.jpg", "test/1.jpg", "train/2.jpg") is None
     assert match("train/1", "images/1.jpg", "images/2.jpg") == "images/1.jpg"
-    in_test = [Photo("1", Path("data/test/1.jpg"))]
-    assert list(match_names(["train/1", "test/1"], in_test)) == ["test/1"]
+    assert match_names(["train/1", "test/1"], [Photo("1", Path("data/test/1.jpg"))]) == {}
+    # nor by less of the path, where folders of classes are called alike
+    assert match("train/cat/1", "test/cat/1.jpg", "train/cat/2.jpg") is None
+    assert list(match_names(["train/cat/1", "test/cat/2"], photos("test/cat/1.jpg", "test/cat/2.jpg"))) == [
+        "test/cat/2"
+    ]
+    # Label Studio's numbers of projects are no folders of the photos
+    uploads = [f"/data/upload/1/3f2a1b8{digit}-{name}.jpg" for digit, name in enumerate("xy")]
+    assert set(match_names(uploads, photos("1/x.jpg", "2/y.jpg"))) == set(uploads)
+    # a root of photos is not in their names
+    assert match("/content/photos/b.jpg", "a.jpg", "day2/b.jpg") == "day2/b.jpg"
 
 
 def test_digits_that_label_studio_puts_before_names():

@@ -86,6 +86,20 @@ def test_where_a_sample_holds_no_class_the_others_are_looked_at_until_one_does(m
     assert sorted(seen) == names
 
 
+def test_of_masks_that_cannot_be_used_no_more_are_looked_at(monkeypatch):
+    seen = []
+
+    def read(path, photo, classes):
+        seen.append(path)
+        raise PhotoError("is in colours")
+
+    monkeypatch.setattr("stcl_cli.data.photo_masks.read_full_mask", read)
+    names = [f"{n:04}" for n in range(100)]
+    with pytest.raises(StclError, match="none of 25 masks looked at can be used; the first: is in colours"):
+        sample_masks([Photo(name, Path(name)) for name in names], {name: name for name in names}, ("cat",))
+    assert len(seen) == 25
+
+
 def test_a_sample_with_nothing_to_use(tmp_path):
     pairs = [photo_and_mask(tmp_path, name, [[1]], size) for name, size in (("a", (9, 9)), ("b", (9, 9)), ("c", None))]
     photos, masks = [photo for photo, _ in pairs], {photo.name: path for photo, path in pairs}

@@ -38,17 +38,14 @@ def test_a_file_and_an_item_for_every_photo(run, tmp_path):
         assert file.size == (40, 56)
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"labels": "labels.csv", "threshold": 0.3}, "--threshold: --labels say which classes are shown; leave it out"),
-        ({"labels_format": "csv"}, "--labels-format: is of the file that --labels names, and there is none; leave"),
-    ],
-)
-def test_an_option_without_an_effect(run, tmp_path, settings, words):
-    with pytest.raises(StclError, match=words):
-        run(**settings)
-    assert not (tmp_path / "out").exists()
+def test_an_option_without_an_effect_is_told(run, tmp_path, capsys):
+    (tmp_path / "labels.csv").write_text("a,cat\n")
+    assert len(run(labels=str(tmp_path / "labels.csv"), threshold=0.3)[1]) == 1
+    assert "stcl: --threshold is passed over: --labels say which classes are shown\n" in capsys.readouterr().err
+    assert len(run(labels_format="csv", overwrite=True)[1]) == 3
+    assert "stcl: --labels-format is passed over: it is of the file that --labels names" in capsys.readouterr().err
+    run(overwrite=True)
+    assert "passed over" not in capsys.readouterr().err
 
 
 def test_labels_of_other_photos(run, tmp_path):

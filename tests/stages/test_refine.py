@@ -201,22 +201,25 @@ def test_masks_that_do_not_fit(masks):
     assert "the mask is 12 x 7, its photo 12 x 8" in reasons["sub dir/bär 01"]
 
 
-def test_an_option_without_an_effect(folder):
+def test_an_option_without_an_effect_is_told(folder, capsys):
     for settings, words in (
-        ({"method": "par", "crf_iterations": 3}, "--crf-iterations: --method par is without crf; leave it out"),
-        ({"method": "affinity,par", "crf_preset": "irn"}, "--crf-preset: --method affinity,par is without crf"),
-        ({"method": "none", "backend": "pydensecrf"}, "--backend: --method none is without crf"),
-        ({"method": "crf", "walk_steps": 3}, "--walk-steps: --method crf is without affinity"),
-        ({"confidence": 0.9}, "--confidence: is of masks, and these are CAMs; leave it out"),
+        ({"method": "par", "crf_iterations": 3}, "--crf-iterations is passed over: --method par is without crf"),
+        ({"method": "affinity,par", "crf_preset": "irn"}, "--crf-preset is passed over: --method affinity,par is"),
+        ({"method": "none", "backend": "pydensecrf"}, "--backend is passed over: --method none is without crf"),
+        ({"method": "none", "walk_steps": 3}, "--walk-steps is passed over: --method none is without affinity"),
+        ({"confidence": 0.9}, "--confidence is passed over: it is of masks, and these are CAMs"),
     ):
-        with pytest.raises(StclError, match=words):
-            run(folder, **settings)
-        assert not (folder / "out").exists()
+        assert len(run(folder, overwrite=True, **settings)[1]) == 2
+        assert capsys.readouterr().err.count("passed over") == 1
+        assert len(run(folder, overwrite=True, **settings)[1]) == 2
+        assert f"stcl: {words}" in capsys.readouterr().err
+    run(folder, method="affinity,crf", walk_steps=3, crf_iterations=3, backend="pydensecrf", overwrite=True)
+    assert "passed over" not in capsys.readouterr().err
 
 
-def test_masks_have_no_background_score(masks):
-    with pytest.raises(StclError, match="--background: is of CAMs, and these are masks; leave it out"):
-        run(masks, background=(0.3,))
+def test_masks_have_no_background_score(masks, capsys):
+    run(masks, background=(0.3,))
+    assert "stcl: --background is passed over: it is of CAMs, and these are masks" in capsys.readouterr().err
 
 
 def test_masks_have_no_affinity(masks):

@@ -24,8 +24,8 @@ def run(trained):
 def regions():
     """What `regions_of_photos` gives for all of them."""
 
-    def all_of(model, config, labelled, tokens=1000, watched=()):
+    def all_of(model, config, labelled, tokens=1000):
         runtime = make_runtime("cpu")
-        return list(regions_of_photos(model, config, runtime, labelled, range(len(labelled)), tokens, watched))
+        return list(regions_of_photos(model, config, runtime, labelled, range(len(labelled)), tokens))
 
     return all_of

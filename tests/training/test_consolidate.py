@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from stcl_cli.data.photos import Photo
 from stcl_cli.data.pixels import read_photo
-from stcl_cli.presence import best_thresholds, count_probabilities, shown_probability
+from stcl_cli.presence import best_thresholds, count_probabilities
 from stcl_cli.runtime.device import make_runtime
 from stcl_cli.training import consolidate as module
 from stcl_cli.training import regions as regions_module
 from stcl_cli.training.consolidate import choose, consolidate
-from stcl_cli.training.regions import Found, regions_of_photos
+from stcl_cli.training.regions import Found, probabilities_of_photos, regions_of_photos
 from stcl_models.memory_bank import Entries, MemoryBank
 
 
@@ -32,7 +32,8 @@ def test_the_memory_holds_the_regions_of_every_photo_and_no_other(run, regions, 
     assert set(expected[1].tolist()) == {0, 1, 2}
     monkeypatch.setattr(module, "CHUNK", 2)
     model.memory.adaptive = False  # or the gate keeps some out
-    assert told(model, config, labelled) == [f"consolidating the memory {first}/3" for first in (0, 2)]
+    what = ("consolidating the memory", "finding thresholds")
+    assert told(model, config, labelled) == [f"{words} {number}/3" for words in what for number in (0, 2)]
     view = model.memory.view()
     for label in range(3):
         own = expected[1] == label
@@ -84,34 +85,28 @@ def test_of_many_photos_a_few_tokens_each_are_looked_at_again(run, monkeypatch):
     model, config, labelled = run
     asked = []
     monkeypatch.setattr(module, "SAMPLE", 10)
-    monkeypatch.setattr(module, "regions_of_photos", lambda *of: asked.append(of[5]) or regions_of_photos(*of))
+    monkeypatch.setattr(module, "regions_of_photos", lambda *of: asked.append(of[-1]) or regions_of_photos(*of))
     model.memory = MemoryBank(3, model.memory.embedding.shape[2], slots=1)
     told(model, config, labelled * 5)  # of which two are chosen
     assert asked == [5]
 
 
-def test_the_threshold_is_the_one_at_which_the_labels_are_found_best(run, regions, monkeypatch):
-    """By the classifier and by what the memory says in the end, of some photos."""
+def test_the_thresholds_are_those_at_which_the_labels_are_found_best(run, monkeypatch):
+    """By the finished network, in photos evenly over all, also those that show nothing."""
     model, config, labelled = run
+    labelled = [labelled[0], (labelled[1][0], (0,)), (labelled[2][0], ())]
     monkeypatch.setattr(module, "SEEN", 2)
+    asked = []
+    monkeypatch.setattr(module, "count_probabilities", lambda *of: asked.append(of) or count_probabilities(*of))
     told(model, config, labelled)
-    thresholds = model.threshold.tolist()
-    view = model.memory.view()
-    seen = [one.seen for one in regions(model, config, labelled, watched=(0, 2))]
-    assert [one is None for one in seen] == [False, True, False]
-    probability_PC, shown_PC = [], []
-    for index in (0, 2):
-        key_SE, probability_C, labels_K = seen[index]
-        assert labels_K.tolist() == list(labelled[index][1])
-        probability_PC.append(shown_probability(probability_C, view.discriminant_CE @ key_SE.float().t(), view))
-        shown_PC.append([label in labelled[index][1] for label in range(2)])
-
-    counts = sum(
-        count_probabilities(probability_C, torch.tensor(shown_C).nonzero()[:, 0])
-        for probability_C, shown_C in zip(probability_PC, shown_PC, strict=True)
+    assert [labels_K.tolist() for _, labels_K in asked] == [[0], []]
+    listed = probabilities_of_photos(model.eval(), config, make_runtime("cpu"), labelled, [0, 2])
+    expected = sum(
+        count_probabilities(probability_C, torch.tensor(labels, dtype=torch.long))
+        for probability_C, labels in zip(listed, ([0], []), strict=True)
     )
-    assert thresholds == pytest.approx(best_thresholds(counts).tolist())
-    assert all(0 < at < 1 for at in thresholds)
+    assert model.threshold.tolist() == pytest.approx(best_thresholds(expected).tolist())
+    assert all(0 < at < 1 for at in model.threshold.tolist())
 
 
 def test_first_in_first_out_holds_here_too(run, monkeypatch):
@@ -121,7 +116,7 @@ def test_first_in_first_out_holds_here_too(run, monkeypatch):
     monkeypatch.setattr(
         module,
         "regions_of_photos",
-        lambda model, config, runtime, labelled, indices, tokens, watched: (
+        lambda model, config, runtime, labelled, indices, tokens: (
             Found(Entries(row, *torch.tensor([[0], [1], [index]])), None) for index in indices
         ),
     )

@@ -4,22 +4,32 @@ from helpers import quick
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stcl_cli.data.photos import Photo
+from stcl_cli.data.pixels import read_photo
+from stcl_cli.inference import label_probabilities, photo_cams
 from stcl_cli.runtime import pipeline
+from stcl_cli.runtime.device import make_runtime
 from stcl_cli.training import regions as regions_module
-from stcl_cli.training.regions import spread
+from stcl_cli.training.regions import probabilities_of_photos, spread
 
 
-def test_a_few_tokens_of_each_photo_if_there_are_many(run, regions, monkeypatch):
+def test_a_few_tokens_of_each_photo_if_there_are_many(run, regions):
     model, config, labelled = run
-    monkeypatch.setattr(regions_module, "PATCHES", 8)
-    width = model.memory.prototype.shape[1]
-    for index, one in enumerate(regions(model, config, labelled, 3, watched=(1,))):
-        assert one.sample.key_SE.shape == (3, width)
+    for one in regions(model, config, labelled, 3):
+        assert one.sample.key_SE.shape == (3, model.memory.prototype.shape[1])
         assert one.sample.cam_KS.shape == (1, 3)
-        assert (one.seen is not None) == (index == 1)
-        if one.seen:
-            assert one.seen.key_SE.shape == (8, width)
-            assert one.seen.labels_K.tolist() == [1]
+
+
+def test_probabilities_are_those_of_an_export(run, tmp_path):
+    model, config, labelled = run
+    (tmp_path / "broken.jpg").write_text("no photo")
+    listed = [*labelled, (Photo("broken", tmp_path / "broken.jpg"), (0,))]
+    first, none, second = probabilities_of_photos(model, config, make_runtime("cpu"), listed, [2, 3, 0])
+    assert none is None
+    for found, index in ((first, 2), (second, 0)):
+        pixels = read_photo(labelled[index][0].path, config.max_side)
+        cams = photo_cams(model, make_runtime("cpu"), [pixels], config.cam_scales)
+        torch.testing.assert_close(found, label_probabilities(cams, model.memory)[0])
 
 
 def test_a_few_tokens_of_each_photo_are_spread_over_all_of_it():
