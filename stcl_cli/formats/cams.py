@@ -41,7 +41,7 @@ class CamFile:
         cam_KHW: float32 in 0..1, of any size up to the photo's.
         size: (H, W) of the photo, upright.
         source: "given" or "predicted": where the labels come from.
-        scores: classifier probabilities, of the K labels or of all classes; or none.
+        scores: probabilities, of the K labels or of all classes; or none. Of given labels the classifier's.
         affinity_hwJ: how alike each patch is to the J = 1, 9, 25 ... around it, float32 in 0..1
             (`stcl_cli.refine.walk.local_affinity`), if it was asked for.
 
