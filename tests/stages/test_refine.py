@@ -205,7 +205,6 @@ def test_an_option_without_an_effect_is_told(folder, capsys):
     for settings, words in (
         ({"method": "par", "crf_iterations": 3}, "--crf-iterations is passed over: --method par is without crf"),
         ({"method": "affinity,par", "crf_preset": "irn"}, "--crf-preset is passed over: --method affinity,par is"),
-        ({"method": "none", "backend": "pydensecrf"}, "--backend is passed over: --method none is without crf"),
         ({"method": "none", "walk_steps": 3}, "--walk-steps is passed over: --method none is without affinity"),
         ({"confidence": 0.9}, "--confidence is passed over: it is of masks, and these are CAMs"),
     ):
@@ -213,7 +212,7 @@ def test_an_option_without_an_effect_is_told(folder, capsys):
         assert capsys.readouterr().err.count("passed over") == 1
         assert len(run(folder, overwrite=True, **settings)[1]) == 2
         assert f"stcl: {words}" in capsys.readouterr().err
-    run(folder, method="affinity,crf", walk_steps=3, crf_iterations=3, backend="pydensecrf", overwrite=True)
+    run(folder, method="affinity,crf", walk_steps=3, crf_iterations=3, overwrite=True)
     assert "passed over" not in capsys.readouterr().err
 
 
