@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SHARE = 0.02  # of a photo: as much of it has to look like a class for the memory to be sure
 BINS = 200  # of probabilities, for which a threshold is looked for
-PRIOR = 5  # photos
+PRIOR = 5  # photos: a class is taken for as good as all together where it has far fewer of its own
 UNSURE = 0.5  # the threshold of a network that none was found for
 
 

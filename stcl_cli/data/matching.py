@@ -63,13 +63,13 @@ def match_names(names: Iterable[str], photos: Sequence[Photo]) -> dict[str, Phot
             for name in missing
             for end in (_end, _whole_end)
         )
-        met = {name: table[end] for name, end in ends if end and end in table}  # of millions of names maybe none
-        every, met = met, _of_one_folder(met, names, photos, depth or 1) if met else {}
+        alike = {name: table[end] for name, end in ends if end and end in table}  # of millions of names maybe none
+        met = _of_one_folder(alike, names, photos, depth or 1) if alike else {}
         taken = {photo.name for photo in found.values()}
         count = Counter(photo.name for photo in met.values())
         found.update((name, photo) for name, photo in met.items() if photo.name not in taken and count[photo.name] == 1)
         # Whose folder was another one is not looked for by less of its path.
-        missing = [name for name in missing if name not in found and (name in met or name not in every)]
+        missing = [name for name in missing if name not in found and (name in met or name not in alike)]
     return found
 
 
@@ -80,16 +80,16 @@ def of_several(names: Iterable[str], photos: Iterable[Photo]) -> set[str]:
 
 
 def _of_one_folder(
-    met: Mapping[str, Photo], names: Iterable[str], photos: Iterable[Photo], depth: int
+    alike: Mapping[str, Photo], names: Iterable[str], photos: Iterable[Photo], depth: int
 ) -> dict[str, Photo]:
-    """`met` without names whose last `depth` parts lie in one folder and their photos in another.
+    """`alike` without names whose last `depth` parts lie in one folder and their photos in another.
 
     If the photos have the one folder or the names the other. Label Studio's uploads lie in numbers of projects.
     """
     folders = {photo.name: _folder(with_suffix(photo), depth) for photo in photos}
     known, named = set(folders.values()), {_folder(name, depth) for name in names}
     kept = {}
-    for name, photo in met.items():
+    for name, photo in alike.items():
         folder, other = _folder(name, depth), folders[photo.name]
         same = folder == other or not folder or not other or _folder(name, depth + 1) == "upload"
         if same or not (folder in known or other in named):

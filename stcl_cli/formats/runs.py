@@ -225,7 +225,7 @@ class Failures:
     """Inputs that a run goes on without: each once in FOLDER/failed.jsonl, as {"image": name, "reason": why}.
 
     A run starts with none, also a resumed one: what failed before is tried again; but for the names to `keep`, as a
-    training that goes on behind them has to. A shard has a file of its own until `merge`. Without `write` they are but
+    training that goes on behind them has to. A shard has a file of its own until `settle`. Without `write` they are but
     counted.
     """
 
@@ -248,7 +248,7 @@ class Failures:
             if self.write:
                 append_jsonl(self.path, {"image": name, "reason": str(reason)})
 
-    def merge(self) -> None:
+    def settle(self) -> None:
         """Sort them, so that the file is the same however often a run was stopped; bring those of shards together."""
         if self.shard == ALL:
             if self.write:

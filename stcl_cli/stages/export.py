@@ -67,7 +67,7 @@ def run(config: ExportConfig, done: Done = nobody) -> Result:
         names = sorted({job[0] for job in jobs} - {job[0] for job in todo} | set(written))
         if not names:
             raise StclError(f"{shown(config.masks)}: none of its masks could be exported; see {failures.path}")
-        failures.merge()
+        failures.settle()
         writer.finish(names)
     if writer.file:
         done({"images": len(names), "output": writer.file})

@@ -153,7 +153,7 @@ def finish(folder: Path, outcomes: Outcomes, wanted: int, what: str, then: tuple
         StclError: there are none, as all inputs were skipped: nothing can follow.
     """
     failures = outcomes.failures
-    failures.merge()
+    failures.settle()
     there = wanted - len(failures)
     text = counted(there, what) + (f" in {folder}" if failures.shard == ALL else f" of this share in {folder}")
     if outcomes.without_class:

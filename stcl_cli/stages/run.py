@@ -46,7 +46,7 @@ def run(config: RunConfig, done: Done = nobody) -> Result:
     for place in PLACES:
         for name, reason in read_failures(folder / place / FAILED).items():
             failures.add(name, reason)
-    failures.merge()
+    failures.settle()
     for place, what in PLACES.items():
         say(f"{folder / place}: {what}")
     return Result(skipped=len(failures), next=("report", folder))

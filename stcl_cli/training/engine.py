@@ -137,7 +137,7 @@ def fit(run: Run) -> tuple[dict[str, Any], int]:
                 with log.paused():
                     save("last", done)
             gauge.advance(text=text)
-    failures.merge()
+    failures.settle()
     return measured, len(failures) if rank() == 0 else 0
 
 

@@ -215,26 +215,26 @@ def test_in_the_end_they_are_sorted(tmp_path):
     failures = runs.Failures(tmp_path)
     for name in ("b", "a"):
         failures.add(name, "empty")
-    failures.merge()
+    failures.settle()
     assert [record["image"] for record in runs.read_jsonl(tmp_path / "failed.jsonl")] == ["a", "b"]
     (tmp_path / "failed.jsonl").unlink()
-    runs.Failures(tmp_path, write=False).merge()
+    runs.Failures(tmp_path, write=False).settle()
     assert not (tmp_path / "failed.jsonl").exists()
 
 
 def test_shards_have_files_of_their_own_that_are_merged(tmp_path):
     first, second = (runs.Failures(tmp_path, Shard(number, 2)) for number in (1, 2))
     first.add("b", "empty")
-    first.merge()
+    first.settle()
     second.add("a", "cut short")
     assert runs.read_jsonl(tmp_path / "failed.jsonl") == [{"image": "b", "reason": "empty"}]
-    second.merge()
+    second.settle()
     both = [{"image": "a", "reason": "cut short"}, {"image": "b", "reason": "empty"}]
     assert runs.read_jsonl(tmp_path / "failed.jsonl") == both
 
-    runs.Failures(tmp_path, Shard(1, 2)).merge()  # it ran again, and all went well
+    runs.Failures(tmp_path, Shard(1, 2)).settle()  # it ran again, and all went well
     assert runs.read_jsonl(tmp_path / "failed.jsonl") == both[:1]
-    runs.Failures(tmp_path, Shard(2, 2)).merge()
+    runs.Failures(tmp_path, Shard(2, 2)).settle()
     assert not (tmp_path / "failed.jsonl").exists()
 
     runs.Failures(tmp_path, Shard(1, 2)).add("b", "empty")
@@ -254,7 +254,7 @@ def test_a_damaged_log_of_failures_is_one_line(tmp_path, line):
         runs.Failures(tmp_path, keep=("a",))
     path.rename(tmp_path / "failed-1-of-2.jsonl")
     with pytest.raises(StclError, match=r"failed-1-of-2.jsonl line 2"):
-        runs.Failures(tmp_path, Shard(2, 2)).merge()
+        runs.Failures(tmp_path, Shard(2, 2)).settle()
 
 
 def test_a_file_is_no_output_folder(tmp_path):
