@@ -10,6 +10,7 @@ from stcl_cli.config.options import (
     POSITIVE,
     SHARE,
     images_argument,
+    labels_format_option,
     list_option,
     option,
     output_option,
@@ -80,6 +81,13 @@ class PredictConfig(Compute, Sharing):
     )
     output: str = output_option("Folder for the masks.")
     overlays: str | None = overlays_option()
+    labels: str | None = option(
+        None,
+        "Image-level labels, as for train: of the photos that have them no other class comes into the mask. [default: "
+        "any class may be in any photo]",
+        path=True,
+    )
+    labels_format: str = labels_format_option()
     list: str | None = list_option()
     scales: tuple[float, ...] = option(
         (1.0,),

@@ -12,7 +12,7 @@ import numpy as np
 
 from stcl_cli.config import CamConfig
 from stcl_cli.console import meter, say, warn
-from stcl_cli.data.labels import match_labels, none_matched, read_labels
+from stcl_cli.data.labels import labels_of
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.data.pixels import photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
@@ -48,11 +48,7 @@ def run(config: CamConfig, done: Done = nobody) -> Result:
     photos, skipped = list_photos(config.images, config.list)
     given: dict[str, tuple[int, ...]] = {}
     if config.labels:
-        table = read_labels(config.labels, info.classes, config.labels_format)
-        matched, unlabelled, _ = match_labels(photos, table)
-        if not matched:
-            raise none_matched(config.labels, table, config.images, photos)
-        given = {photo.name: labels for photo, labels in matched}
+        given, unlabelled = labels_of(photos, config.labels, info.classes, config.labels_format, config.images)
         skipped = skipped + [(photo.name, f"no label in {config.labels}") for photo in unlabelled]
     asked = {name: [info.classes[label] for label in labels] for name, labels in given.items()}
     folder, shard = open_folder(config, "cam", info.classes, asked or None)

@@ -55,7 +55,7 @@ def run(config: DemoConfig) -> Result:
         train={"list": seen, "backbone": "stcl_tiny", "pretrained": False, **TRAINING},
         refine={"method": "par", "background": BACKGROUND},
         segtrain={"list": seen, **SECOND_STAGE},
-        predict={"list": unseen},
+        predict={"list": unseen, "labels": None},  # what the model makes of photos alone
     )
 
     summary: dict[str, Any] = {}

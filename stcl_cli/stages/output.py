@@ -193,7 +193,13 @@ class ToldSkipped:
 class MaskFolder:
     """Where `stcl refine` and `stcl predict` put masks and, with --overlays, the overlays."""
 
-    def __init__(self, config: RefineConfig | PredictConfig, command: str, classes: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        config: RefineConfig | PredictConfig,
+        command: str,
+        classes: tuple[str, ...],
+        labels: PhotoLabels | None = None,
+    ) -> None:
         """Open both folders. StclError if one is in use."""
         self.names = (BACKGROUND, *classes)
         self.overlays = Path(config.overlays) if config.overlays else None
@@ -206,7 +212,7 @@ class MaskFolder:
                 check_overwrite(self.overlays, command, config)
             else:
                 check_overlays(self.overlays, Path(config.output), command)
-        self.path, shard = open_folder(config, command, classes)
+        self.path, shard = open_folder(config, command, classes, labels)
         self.failures = Failures(self.path, shard)
         if self.overlays and open_output(self.overlays, config.resume, config.overwrite, shard, "--overlays"):
             write_config(self.overlays, command, read_config(self.path)[1])

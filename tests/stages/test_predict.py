@@ -1,8 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from stcl_cli.config import PredictConfig
+from stcl_cli.data.pixels import read_photo
+from stcl_cli.errors import StclError
 from stcl_cli.formats.masks import read_mask
 from stcl_cli.stages import predict
 from stcl_cli.strips import argmax_at_size
@@ -59,6 +63,41 @@ def test_what_is_kept_until_a_mask_is_written():
     assert mask.dtype == torch.uint8
     assert np.array_equal(mask.numpy(), argmax_at_size(scores.numpy(), (30, 40)))
     assert predict._smallest(scores, max_side=40) is scores  # the photo may have been larger
+
+
+def test_with_labels_no_other_class_comes_into_a_mask(run, trained, tmp_path, capsys, monkeypatch):
+    """Against the best of the labelled classes by the network's own scores, also where a photo had been reduced."""
+    labels = tmp_path / "labels.csv"
+    labels.write_text("image,labels\na,dog\nsub dir/c.v1,\n")
+    scores, compute = {}, predict.photo_scores
+
+    def watched(model, runtime, photos, **settings):
+        found = compute(model, runtime, photos, **settings)
+        scores.update((photo.tobytes(), score.clone()) for photo, score in zip(photos, found, strict=True))
+        return found
+
+    monkeypatch.setattr(predict, "photo_scores", watched)
+    for name, smallest in {"small": predict._smallest, "reduced": lambda scores, max_side: scores}.items():
+        monkeypatch.setattr(predict, "_smallest", smallest)
+        _, items = run(labels=str(labels), output=str(tmp_path / name))
+        assert "1 photo without labels: any class may be in them" in capsys.readouterr().err
+        masks = {item["image"]: read_mask(item["output"]) for item in items}
+        for photo, values in {"a": [0, 2], "sub dir/bär 01": [0, 1, 2], "sub dir/c.v1": [0]}.items():
+            pixels = read_photo(next(trained.photos.glob(f"{photo}.[jp]*")), 512)
+            expected = np.array(values)[scores[pixels.tobytes()][values].argmax(0).numpy()]
+            assert np.array_equal(masks[photo], expected)
+    assert json.loads((tmp_path / "small" / "photos.json").read_text()) == {"a": ["dog"], "sub dir/c.v1": []}
+    labels.write_text("image,labels\na,cat\n")
+    with pytest.raises(StclError, match="was begun with other labels of a;"):
+        run(labels=str(labels), output=str(tmp_path / "small"), resume=True)
+    labels.write_text("image,labels\na,horse\n")
+    with pytest.raises(StclError, match="horse"):
+        run(labels=str(labels))
+    labels.write_text("image,labels\nz,cat\n")
+    with pytest.raises(StclError, match="none of its names is a photo in"):
+        run(labels=str(labels))
+    run(labels_format="csv")
+    assert "--labels-format is passed over: it is of the file that --labels names" in capsys.readouterr().err
 
 
 def test_resume_adds_what_lacks(run, tmp_path):

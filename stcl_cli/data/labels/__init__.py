@@ -141,6 +141,23 @@ def match_labels(photos: Sequence[Photo], labels: Labels) -> Matched:
     )
 
 
+def labels_of(
+    photos: Sequence[Photo], path: str, classes: Sequence[str], format: str, images: str
+) -> tuple[dict[str, tuple[int, ...]], list[Photo]]:
+    """What a file of labels says of photos, as indices into `classes` by their names; and those it says nothing of.
+
+    `images` is what the photos were listed by, for messages.
+
+    Raises:
+        StclError: as `read_labels`; none of its names is one of the photos'.
+    """
+    table = read_labels(path, classes, format)
+    labelled, unlabelled, _ = match_labels(photos, table)
+    if not labelled:
+        raise none_matched(path, table, images, photos)
+    return {photo.name: shows for photo, shows in labelled}, unlabelled
+
+
 def none_matched(file: str, labels: Labels, images: str, photos: Sequence[Photo]) -> StclError:
     """What to say where `match_labels` finds no photo; neither may be empty."""
     first = next(iter(labels.by_name))
