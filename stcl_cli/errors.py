@@ -1,21 +1,13 @@
 """Errors a user can cause and cure, and the exit codes of every command."""
 
+from stcl_cli.wording import printable
+
 EXIT_ERROR = 1  # 0: done; 2: wrong usage, as click has it
 EXIT_SKIPPED = 3  # finished, but some inputs were skipped; each is named in failed.jsonl
 EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
 EXIT_TERMINATED = 143  # by SIGTERM, as a cluster sends it before it takes a machine away
 
 LONGEST = 2600  # characters of a message
-
-
-def printable(text: str) -> str:
-    """`text` in one line: control characters, undecodable bytes and what no font has are escaped."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
-def first_line(error: BaseException) -> str:
-    """What a library says went wrong, without what it adds below; its class where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class StclError(Exception):

@@ -20,7 +20,7 @@ from stcl_cli.config import SegtrainConfig, TrainConfig, check_values
 from stcl_cli.console import say, warn
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checkpoints import Checkpoint, CheckpointInfo, last_checkpoint, open_checkpoint
-from stcl_cli.formats.files import shown
+from stcl_cli.wording import shown
 from stcl_models.backbone import Backbone, BackboneError
 from stcl_models.segmenter import SmpSegmenter, VitSegmenter
 from stcl_models.stcl import Stcl

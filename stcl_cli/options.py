@@ -14,8 +14,9 @@ from typing import Any
 import click
 
 from stcl_cli.config import check_given
-from stcl_cli.errors import StclError, printable
+from stcl_cli.errors import StclError
 from stcl_cli.formats.runs import read_config
+from stcl_cli.wording import printable
 
 ENTERING = ("resume", "overwrite")  # say how a folder is entered, not what is run
 _SCALARS = {str: str, int: int, float: float, bool: bool}

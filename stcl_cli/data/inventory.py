@@ -15,7 +15,7 @@ from stcl_cli.data.labels import Labels, match_labels, none_matched, read_labels
 from stcl_cli.data.matching import stem
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.formats.classes import read_classes
-from stcl_cli.formats.files import counted, shown, some
+from stcl_cli.wording import counted, shown, some
 
 RARE, ALIKE = 2, 0.85  # photos of a class that may be a typing error, and how alike another's name is then
 # What photos without any class are called in a table, or their folder.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from stcl_cli.data.photos import Photo
 from stcl_cli.errors import StclError
-from stcl_cli.formats.files import shown
+from stcl_cli.wording import shown
 
 
 class Outputs(NamedTuple):

@@ -14,8 +14,8 @@ from PIL import Image
 from stcl_cli.data.photos import Photo
 from stcl_cli.data.pixels import photo_size
 from stcl_cli.errors import PhotoError, StclError
-from stcl_cli.formats.files import counted, shown
 from stcl_cli.formats.masks import IGNORE, read_mask
+from stcl_cli.wording import counted, shown
 
 SAMPLE = 32
 

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 from stcl_cli.data.matching import SUFFIXES, match_names, stem
 from stcl_cli.data.scan import scan_folder
 from stcl_cli.errors import StclError
-from stcl_cli.formats.files import decode, read_text, shown
+from stcl_cli.formats.files import decode, read_text
 from stcl_cli.runtime.launch import launch, under_torchrun
+from stcl_cli.wording import shown
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from stcl_cli.errors import PhotoError
-from stcl_cli.formats.files import shown
 from stcl_cli.formats.images import open_image
+from stcl_cli.wording import shown
 
 _STRIP = 2**22  # pixels
 _ORIENTATION, _WIDTH, _HEIGHT = 0x0112, 0x0100, 0x0101  # tags of Exif and TIFF

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from stcl_cli.data.matching import SUFFIXES
 from stcl_cli.errors import StclError
-from stcl_cli.formats.files import shown
 from stcl_cli.formats.runs import CONFIG, made_by_stcl
+from stcl_cli.wording import shown
 
 UNREAD = (".heic", ".heif", ".avif")  # what phones and browsers write
 

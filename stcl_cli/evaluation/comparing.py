@@ -14,9 +14,9 @@ from stcl_cli.evaluation.cam_sweep import CamSweep
 from stcl_cli.evaluation.metrics import confusion_matrix
 from stcl_cli.formats.cams import CamFile
 from stcl_cli.formats.classes import check_classes, classes_of
-from stcl_cli.formats.files import shown
 from stcl_cli.formats.masks import IGNORE, read_mask
 from stcl_cli.strips import strips
+from stcl_cli.wording import shown
 
 ONLY_BACKGROUND = (
     "no true mask holds a class, so only background is measured; classes have the values 1 to 254, and 255 is ignored"

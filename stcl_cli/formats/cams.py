@@ -21,10 +21,11 @@ import safetensors.numpy
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.checksum import checksum
 from stcl_cli.formats.classes import check_classes
-from stcl_cli.formats.files import atomic_write, check_readable, shown, to_json
+from stcl_cli.formats.files import atomic_write, check_readable, to_json
 from stcl_cli.formats.images import MAX_PIXELS
 from stcl_cli.runtime.watch import reading
 from stcl_cli.strips import resized_rows
+from stcl_cli.wording import shown
 
 FORMAT, VERSION = "cam", 1
 _FIELDS = {"format", "version", "classes", "labels", "size", "source", "scores", "crc32"}

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checksum import checksum
 from stcl_cli.formats.classes import check_classes
-from stcl_cli.formats.files import atomic_write, check_readable, shown, utf8_path
+from stcl_cli.formats.files import atomic_write, check_readable, utf8_path
+from stcl_cli.wording import shown
 
 FORMAT = 1
 _SLOTS = {"step", "exp_avg", "exp_avg_sq"}  # of AdamW

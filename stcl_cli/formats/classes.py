@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from stcl_cli.errors import StclError
-from stcl_cli.formats.files import atomic_write, read_text, shown
+from stcl_cli.formats.files import atomic_write, read_text
+from stcl_cli.wording import shown
 
 CLASSES = "classes.txt"
 BACKGROUND = "background"

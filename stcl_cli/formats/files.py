@@ -8,12 +8,13 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from stcl_cli.errors import PhotoError, StclError, printable
+from stcl_cli.errors import PhotoError, StclError
+from stcl_cli.wording import shown
 
 LOCK = ".stcl-lock"  # in every output folder, see formats/locks.py
 
@@ -28,24 +29,6 @@ _CURES = {
 _TAKEN = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 _CURES |= dict.fromkeys(_TAKEN, "another output has this name or lies in a folder of it; rename one photo")
 _OF_ONE_PHOTO = {errno.ENAMETOOLONG, *_TAKEN}  # the others' names may do
-
-
-def shown(path: str | os.PathLike[str]) -> str:
-    """`path` as it can stand in a one-line message: control characters and undecodable bytes are escaped."""
-    return printable(os.fspath(path))
-
-
-def some(names: Sequence[str], limit: int = 5) -> str:
-    """The first of these names, for a message."""
-    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
-    return ", ".join(map(shown, names[:limit])) + more
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 photo`, `2 photos`, `2 classes`."""
-    if number != 1:
-        noun += "es" if noun.endswith("s") else "s"
-    return f"{number:,} {noun}"
 
 
 def output_path(folder: str | os.PathLike[str], name: str, suffix: str) -> Path:

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from stcl_cli.errors import PhotoError
-from stcl_cli.formats.files import atomic_write, shown
+from stcl_cli.formats.files import atomic_write
 from stcl_cli.runtime.watch import reading
+from stcl_cli.wording import shown
 
 # By content, whatever the suffix says. A short list on purpose: Pillow's EPS reader, for one, starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")

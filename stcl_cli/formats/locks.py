@@ -17,8 +17,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stcl_cli.errors import StclError
-from stcl_cli.formats.files import LOCK, shown, write_error
+from stcl_cli.formats.files import LOCK, write_error
 from stcl_cli.runtime.launch import Shard
+from stcl_cli.wording import shown
 
 # Seconds to wait: a killed run's readers live on for a moment, and the first shard tidies up before the others come in.
 PATIENCE, PATIENCE_OF_SHARDS = 10.0, 60.0

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from stcl_cli.errors import PhotoError
-from stcl_cli.formats.files import atomic_write, shown
+from stcl_cli.formats.files import atomic_write
 from stcl_cli.formats.images import open_image
+from stcl_cli.wording import shown
 
 IGNORE = 255
 

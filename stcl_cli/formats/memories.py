@@ -10,8 +10,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from stcl_cli.errors import StclError
-from stcl_cli.formats.files import shown
 from stcl_cli.formats.photo_labels import PHOTOS, read_photo_labels
+from stcl_cli.wording import shown
 
 
 class Memory(NamedTuple):

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stcl_cli.errors import StclError
-from stcl_cli.formats.files import read_json, shown, some, write_json
+from stcl_cli.formats.files import read_json, write_json
 from stcl_cli.formats.locks import one_at_a_time
+from stcl_cli.wording import shown, some
 
 PHOTOS = "photos.json"
 PhotoLabels = Mapping[str, Sequence[str]]  # classes by the photo's name, in the order a memory bank counts

@@ -12,17 +12,10 @@ from typing import Any
 
 import stcl_cli
 from stcl_cli.errors import StclError
-from stcl_cli.formats.files import (
-    atomic_write,
-    json_bytes,
-    read_json,
-    remove_temporary_files,
-    shown,
-    write_error,
-    write_json,
-)
+from stcl_cli.formats.files import atomic_write, json_bytes, read_json, remove_temporary_files, write_error, write_json
 from stcl_cli.formats.locks import lock_folder, one_at_a_time
 from stcl_cli.runtime.launch import Shard
+from stcl_cli.wording import shown
 
 CONFIG = "config.json"
 FAILED = "failed.jsonl"

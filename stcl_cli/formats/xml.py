@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from stcl_cli.errors import StclError
-from stcl_cli.formats.files import shown
+from stcl_cli.wording import shown
 
 
 def read_xml(path: str | os.PathLike[str], finished: Callable[[Element], None] | None = None) -> Element:

@@ -19,10 +19,10 @@ from stcl_cli.evaluation.cam_sweep import STEPS, CamSweep
 from stcl_cli.evaluation.comparing import compare_cam, compare_mask, labels_among
 from stcl_cli.evaluation.metrics import iou_per_class, mean_iou
 from stcl_cli.formats.cams import CamFile, read_cam
-from stcl_cli.formats.files import shown
 from stcl_cli.formats.images import encode_jpeg, encode_png
 from stcl_cli.formats.masks import IGNORE, read_mask
 from stcl_cli.pictures import heat, overlay, shown_palette
+from stcl_cli.wording import shown
 
 MAPS = 3  # CAMs of a photo that are shown; a photo with more labels has its first ones
 QUALITY = 82  # of JPEGs in the page

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from stcl_cli.data.outputs import has_files
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import CLASSES, read_classes
-from stcl_cli.formats.files import shown
 from stcl_cli.formats.runs import CONFIG, FAILED, made_by_stcl, read_config, read_failures, read_jsonl
+from stcl_cli.wording import shown
 
 # command -> (what it left, the suffix of its files a photo), in the order of the chain
 KINDS = {

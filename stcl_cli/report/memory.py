@@ -9,9 +9,9 @@ from stcl_cli.data.photos import Photo
 from stcl_cli.data.pixels import read_photo
 from stcl_cli.errors import PhotoError
 from stcl_cli.formats.classes import BACKGROUND
-from stcl_cli.formats.files import shown
 from stcl_cli.formats.memories import Memory
 from stcl_cli.report.columns import Picture, jpeg_uri
+from stcl_cli.wording import shown
 
 SIDE = 140  # pixels of a picture's longer side
 PHOTOS = 8  # of a class

@@ -10,13 +10,14 @@ import numpy as np
 
 from stcl_cli.config import TrainConfig
 from stcl_cli.formats.classes import BACKGROUND
-from stcl_cli.formats.files import shown, to_json
+from stcl_cli.formats.files import to_json
 from stcl_cli.formats.masks import IGNORE
 from stcl_cli.pictures import shown_palette
 from stcl_cli.report.charts import HEIGHT, LEFT, RIGHT, WIDTH, Chart, line_chart
 from stcl_cli.report.columns import Column, Picture
 from stcl_cli.report.folders import Output
 from stcl_cli.report.memory import Remembered
+from stcl_cli.wording import shown
 
 MARK = b"<!doctype html>\n<!-- a report of stcl -->\n"  # by which a page of ours is known, so that it may be replaced
 LAST = ("grad_norm", "lr", "photos_per_second")  # figures of a training that are looked at last

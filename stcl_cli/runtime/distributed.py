@@ -22,8 +22,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from stcl_cli.console import warn
-from stcl_cli.errors import EXIT_ERROR, StclError, first_line, is_out_of_memory
+from stcl_cli.errors import EXIT_ERROR, StclError, is_out_of_memory
 from stcl_cli.runtime.launch import launch
+from stcl_cli.wording import first_line
 
 BEAT = 2.0  # seconds between signs of life
 SILENCE = 30.0  # seconds after which a rank that gives none is taken for dead

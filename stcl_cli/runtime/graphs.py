@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stcl_cli.console import warn
-from stcl_cli.errors import first_line
+from stcl_cli.wording import first_line
 
 # Said once of parameters that were met while recording, on a stream of its own: nothing is lost by it.
 warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")

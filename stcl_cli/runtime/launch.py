@@ -8,7 +8,7 @@ import zlib
 from typing import NamedTuple
 
 from stcl_cli.errors import StclError
-from stcl_cli.formats.files import shown
+from stcl_cli.wording import shown
 
 # Slurm's come from srun alone; a batch script without srun has SLURM_NTASKS too, but is one process.
 _NAMES = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))

@@ -12,8 +12,8 @@ from torch import nn
 
 from stcl_cli.console import warn
 from stcl_cli.errors import PhotoError, is_out_of_memory
-from stcl_cli.formats.files import shown
 from stcl_cli.runtime.device import Runtime
+from stcl_cli.wording import shown
 
 CPU = torch.device("cpu")
 Input = TypeVar("Input")

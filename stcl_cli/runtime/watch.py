@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stcl_cli.errors import EXIT_ERROR, StclError
-from stcl_cli.formats.files import shown
+from stcl_cli.wording import shown
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader

@@ -18,9 +18,9 @@ from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.data.pixels import has_frames, photo_size, read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.classes import find_classes
-from stcl_cli.formats.files import shown, some
 from stcl_cli.runtime.threads import DECODERS, thread_pool
 from stcl_cli.stages.output import Result, ToldSkipped
+from stcl_cli.wording import shown, some
 
 SIDE = 512  # to which photos are reduced while reading, as in training: JPEGs decode faster so
 NEARLY_BLACK = 32  # of 255: 10 or 12 bits in the lower part of 16 are all below, but for a few broken pixels

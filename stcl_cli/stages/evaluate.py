@@ -26,9 +26,10 @@ from stcl_cli.evaluation.comparing import (
 from stcl_cli.evaluation.metrics import iou_per_class, mean_iou
 from stcl_cli.formats.cams import read_cam
 from stcl_cli.formats.classes import find_classes
-from stcl_cli.formats.files import output_path, shown, some
+from stcl_cli.formats.files import output_path
 from stcl_cli.formats.masks import IGNORE, read_mask
 from stcl_cli.stages.output import Result, ToldSkipped, tell_unused
+from stcl_cli.wording import shown, some
 
 
 def run(config: EvalConfig) -> Result:

@@ -21,10 +21,10 @@ from stcl_cli.export.voc import VocWriter
 from stcl_cli.export.writer import Item, Writer
 from stcl_cli.export.yolo import SemanticWriter, YoloWriter
 from stcl_cli.formats.classes import find_classes
-from stcl_cli.formats.files import counted, shown
 from stcl_cli.formats.masks import IGNORE
 from stcl_cli.formats.runs import Failures
 from stcl_cli.stages.output import Done, Result, nobody, open_folder, skip
+from stcl_cli.wording import counted, shown
 
 WRITERS: dict[str, type[Writer]] = {
     "coco": CocoWriter,

@@ -18,7 +18,7 @@ from stcl_cli.data.photos import Photo
 from stcl_cli.data.pixels import read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.classes import BACKGROUND, CLASSES, write_classes
-from stcl_cli.formats.files import counted, output_path, shown
+from stcl_cli.formats.files import output_path
 from stcl_cli.formats.images import write_jpeg
 from stcl_cli.formats.locks import share_folder
 from stcl_cli.formats.masks import IGNORE, write_mask
@@ -36,6 +36,7 @@ from stcl_cli.formats.runs import (
 from stcl_cli.pictures import overlay
 from stcl_cli.runtime.launch import Shard, find_shard
 from stcl_cli.stages.provenance import check_classes, check_overlays, check_overwrite, check_same, sources_of
+from stcl_cli.wording import counted, shown
 
 NAMED = 10  # inputs that are told one by one where there is no failed.jsonl; with --verbose all
 OVERLAY_SIDE = 1024  # pixels at most: overlays are to look at

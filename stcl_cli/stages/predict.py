@@ -19,7 +19,6 @@ from stcl_cli.data.labels import labels_of
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.data.pixels import photo_size, read_photo
 from stcl_cli.errors import PhotoError
-from stcl_cli.formats.files import counted
 from stcl_cli.formats.masks import read_mask
 from stcl_cli.formats.photo_labels import add_photo_labels
 from stcl_cli.inference import network_size, photo_scores
@@ -29,6 +28,7 @@ from stcl_cli.runtime.out_of_memory import Network
 from stcl_cli.runtime.pipeline import Pipeline
 from stcl_cli.stages.output import Done, MaskFolder, Outcomes, Result, finish, nobody, skip, tell_unused
 from stcl_cli.strips import argmax_at_size
+from stcl_cli.wording import counted
 
 Input = tuple[np.ndarray, list[int]]  # a photo, and the values that its mask may have
 Output = tuple[list[int], Callable[[], np.ndarray]]  # those, and what its mask is made of once it is there

@@ -14,9 +14,10 @@ from stcl_cli.config import Folder, RunConfig
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checksum import checksum
 from stcl_cli.formats.classes import CLASSES, read_classes
-from stcl_cli.formats.files import shown, some, to_json
+from stcl_cli.formats.files import to_json
 from stcl_cli.formats.photo_labels import PhotoLabels
 from stcl_cli.formats.runs import CONFIG, made_by_stcl, read_config, read_sources
+from stcl_cli.wording import shown, some
 
 # Fields that say where or how fast a run goes, not what comes out of it: they may change when it is resumed.
 FREE_ON_RESUME = {

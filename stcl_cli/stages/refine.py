@@ -24,7 +24,6 @@ from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.evaluation.comparing import labels_among
 from stcl_cli.formats.cams import CamFile, read_cam
 from stcl_cli.formats.classes import find_classes
-from stcl_cli.formats.files import counted, shown
 from stcl_cli.formats.masks import read_mask
 from stcl_cli.formats.runs import made_by_stcl, read_config
 from stcl_cli.refine.chain import HardLabels, dense_crf_of, mask_of, refine_scores, smallest
@@ -33,6 +32,7 @@ from stcl_cli.runtime.out_of_memory import CPU, if_it_fits, too_large, what_fits
 from stcl_cli.runtime.pipeline import Pipeline
 from stcl_cli.runtime.watch import Readers
 from stcl_cli.stages.output import Done, MaskFolder, Outcomes, Result, finish, nobody, skip, tell_unused
+from stcl_cli.wording import counted, shown
 
 NO_AFFINITY_IN_MASKS = "knows nothing of patches that are alike; give --method crf, or another without affinity"
 NO_AFFINITY = "holds no affinity of patches; make it with stcl cam --affinity, or give a --method without affinity"

@@ -16,13 +16,14 @@ from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.data.pixels import read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.evaluation.comparing import ONLY_BACKGROUND, TrueClasses, read_truth, true_classes
-from stcl_cli.formats.files import atomic_write, shown
+from stcl_cli.formats.files import atomic_write
 from stcl_cli.formats.memories import read_memories
 from stcl_cli.report.columns import CamColumn, Column, MaskColumn, Picture, jpeg_uri
 from stcl_cli.report.folders import Output, find_outputs, images_of
 from stcl_cli.report.memory import Remembered, draw_memories
 from stcl_cli.report.page import MARK, Card, Group, Page, legend, render
 from stcl_cli.stages.output import Done, Result, ToldSkipped, nobody
+from stcl_cli.wording import shown
 
 SIDE = 360  # pixels of the pictures' longer side
 

@@ -18,7 +18,6 @@ from stcl_cli.data.photo_masks import sample_masks
 from stcl_cli.data.photos import list_photos
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import find_classes
-from stcl_cli.formats.files import counted
 from stcl_cli.losses.segmentation import mean_cross_entropy
 from stcl_cli.networks import build_segmenter, compile_blocks, default_encoder, parameter_groups
 from stcl_cli.runtime.device import Runtime, make_runtime, seed_everything
@@ -26,6 +25,7 @@ from stcl_cli.runtime.distributed import check_same, devices, joined, ranks
 from stcl_cli.stages.output import Result, check_output, open_folder
 from stcl_cli.training.engine import Run, check_options, fit
 from stcl_cli.training.validation import segmentation_validation
+from stcl_cli.wording import counted
 from stcl_models.stcl import resize
 
 

@@ -11,7 +11,6 @@ from stcl_cli.console import say, warn
 from stcl_cli.data.inventory import describe, take_inventory
 from stcl_cli.data.loader import TrainingViews, training_batches
 from stcl_cli.errors import StclError
-from stcl_cli.formats.files import counted, shown
 from stcl_cli.networks import LAYER_DECAY, build_stcl, compile_blocks, parameter_groups
 from stcl_cli.runtime.device import Runtime, make_runtime, seed_everything
 from stcl_cli.runtime.distributed import check_same, devices, joined
@@ -20,6 +19,7 @@ from stcl_cli.training.consolidate import consolidate
 from stcl_cli.training.engine import Run, check_options, fit
 from stcl_cli.training.objective import Objective, local_window
 from stcl_cli.training.validation import cam_validation
+from stcl_cli.wording import counted, shown
 from stcl_models.stcl import Stcl
 
 

@@ -14,7 +14,6 @@ from stcl_cli.config import SegtrainConfig, TrainConfig
 from stcl_cli.console import detail, meter, say
 from stcl_cli.errors import StclError
 from stcl_cli.formats.checkpoints import CheckpointInfo, last_checkpoint, open_checkpoint, save_checkpoint
-from stcl_cli.formats.files import counted, shown
 from stcl_cli.formats.photo_labels import PhotoLabels, read_photo_labels, write_photo_labels
 from stcl_cli.formats.runs import Failures
 from stcl_cli.runtime.device import Runtime, seed_everything
@@ -27,6 +26,7 @@ from stcl_cli.runtime.distributed import (
     synchronise_batch_norm,
 )
 from stcl_cli.training.log import TrainingLog
+from stcl_cli.wording import counted, shown
 
 CLIP_NORM = 5.0
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from stcl_cli.errors import StclError
-from stcl_cli.formats.files import atomic_write, json_bytes, shown
+from stcl_cli.formats.files import atomic_write, json_bytes
 from stcl_cli.formats.runs import Failures, append_jsonl, read_jsonl
 from stcl_cli.runtime.distributed import all_gather_bytes, rank, ranks, sum_over_ranks
+from stcl_cli.wording import shown
 
 
 class TrainingLog:

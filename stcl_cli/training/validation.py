@@ -22,11 +22,11 @@ from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.evaluation.cam_sweep import CamSweep
 from stcl_cli.evaluation.comparing import TrueClasses, in_values_of, true_classes
 from stcl_cli.evaluation.metrics import confusion_matrix, mean_iou
-from stcl_cli.formats.files import shown
 from stcl_cli.inference import label_maps, photo_cams, photo_scores
 from stcl_cli.runtime.device import Runtime
 from stcl_cli.runtime.distributed import rank, ranks, sum_over_ranks
 from stcl_cli.runtime.out_of_memory import if_it_fits, too_large
+from stcl_cli.wording import shown
 from stcl_models.stcl import Stcl, resize
 
 (USUAL,) = RefineConfig.background

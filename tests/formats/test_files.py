@@ -87,15 +87,6 @@ def test_output_path_keeps_dots():
     assert files.output_path("out", "sub/photo.v1", ".png") == Path("out/sub/photo.v1.png")
 
 
-def test_counted():
-    assert [files.counted(number, "class") for number in (0, 1, 2000)] == ["0 classes", "1 class", "2,000 classes"]
-    assert files.counted(2, "photo") == "2 photos"
-
-
-def test_shown_is_one_printable_line():
-    assert files.shown("sub dir/bär\n\udce4.jpg") == "sub dir/bär\\n\\udce4.jpg"
-
-
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_read_text_encodings(tmp_path, encoding):
     path = tmp_path / "x.txt"

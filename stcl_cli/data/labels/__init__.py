@@ -32,7 +32,7 @@ from stcl_cli.data.matching import match_names, of_several
 from stcl_cli.data.photos import Photo
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import check_classes, is_background
-from stcl_cli.formats.files import shown
+from stcl_cli.wording import shown
 
 READERS = {
     "csv": csv_table.read,

@@ -7,7 +7,7 @@ from typing import Any
 from stcl_cli.data.labels.rows import Row, Table
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import clean_name
-from stcl_cli.formats.files import shown
+from stcl_cli.wording import shown
 
 _CURE = "give instances_*.json or another export with boxes or outlines"
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from stcl_cli.data.labels.rows import IMAGE_KEYS, LABEL_KEYS, key_of
 from stcl_cli.data.matching import SUFFIXES
 from stcl_cli.errors import StclError
-from stcl_cli.formats.files import read_text, shown
+from stcl_cli.formats.files import read_text
+from stcl_cli.wording import shown
 
 csv.field_size_limit(2**31 - 1)  # a cell may hold a brush of Label Studio; the file is in memory anyway
 

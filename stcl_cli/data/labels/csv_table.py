@@ -24,7 +24,7 @@ from stcl_cli.data.labels.rows import (
 from stcl_cli.data.matching import SUFFIXES
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import check_classes, clean_name, is_background
-from stcl_cli.formats.files import shown
+from stcl_cli.wording import shown
 
 # What says in a class's column that a photo shows it or not: Excel writes TRUE, FALSE and 1.0 in its own language.
 # fmt: off

@@ -9,8 +9,8 @@ from xml.etree.ElementTree import Element
 from stcl_cli.data.labels.rows import Row, Table
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import clean_name
-from stcl_cli.formats.files import shown
 from stcl_cli.formats.xml import read_xml
+from stcl_cli.wording import shown
 
 
 def read(path: Path, classes: Sequence[str] | None) -> Table:

@@ -9,7 +9,7 @@ from stcl_cli.data.labels.rows import Row, Table
 from stcl_cli.data.photos import list_photos
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import clean_name
-from stcl_cli.formats.files import shown
+from stcl_cli.wording import shown
 
 
 def read(path: Path, classes: Sequence[str] | None) -> Table:

@@ -10,7 +10,8 @@ from typing import Any
 from stcl_cli.data.labels.rows import IMAGE_KEYS, LABEL_KEYS, Row, Table, class_names, is_flags, key_of, uploaded_file
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import clean_name
-from stcl_cli.formats.files import read_text, shown
+from stcl_cli.formats.files import read_text
+from stcl_cli.wording import shown
 
 
 def load(path: Path) -> Any:

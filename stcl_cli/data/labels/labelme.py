@@ -7,7 +7,8 @@ from pathlib import Path
 
 from stcl_cli.data.labels.rows import Row, Table, class_names, files_below
 from stcl_cli.errors import StclError
-from stcl_cli.formats.files import read_json, shown
+from stcl_cli.formats.files import read_json
+from stcl_cli.wording import shown
 
 
 def read(path: Path, classes: Sequence[str] | None) -> Table:

@@ -9,7 +9,8 @@ from pathlib import Path
 from stcl_cli.data.labels.rows import PARTS, Row, Table, files_below
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import check_classes, clean_name
-from stcl_cli.formats.files import read_text, shown
+from stcl_cli.formats.files import read_text
+from stcl_cli.wording import shown
 
 SYNSETS = "synsets.txt"
 _VOC_LINE = re.compile(r"(.*\S)\s+(-1|0|1)")

@@ -11,9 +11,9 @@ from stcl_cli.data.labels.rows import Row, Table
 from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import CLASSES, find_classes
-from stcl_cli.formats.files import shown
 from stcl_cli.formats.masks import IGNORE, read_mask
 from stcl_cli.runtime.threads import DECODERS, thread_pool
+from stcl_cli.wording import shown
 
 VOC_MASKS = "SegmentationClass"
 

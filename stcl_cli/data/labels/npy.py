@@ -14,7 +14,7 @@ import numpy as np
 from stcl_cli.data.labels.rows import Row, Table
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import CLASSES, read_classes
-from stcl_cli.formats.files import shown
+from stcl_cli.wording import shown
 
 MAGIC = b"\x93NUMPY"
 

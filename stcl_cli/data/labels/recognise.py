@@ -17,10 +17,11 @@ from stcl_cli.data.labels.yolo import OBJ_NAMES
 from stcl_cli.data.scan import scan_folder
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.classes import CLASSES, read_classes
-from stcl_cli.formats.files import read_json, shown, some
+from stcl_cli.formats.files import read_json
 from stcl_cli.formats.images import open_image
 from stcl_cli.formats.photo_labels import PHOTOS
 from stcl_cli.formats.runs import CONFIG
+from stcl_cli.wording import shown, some
 
 _HEAD = 4096
 _OF_STCL = frozenset({CONFIG, PHOTOS})  # in folders that stcl writes

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import clean_name
-from stcl_cli.formats.files import shown
+from stcl_cli.wording import shown
 
 # Names of the columns or keys that hold a photo and its classes, in the label files people and tools write.
 # fmt: off

@@ -14,7 +14,8 @@ from stcl_cli.data.matching import stem
 from stcl_cli.data.scan import scan_folder
 from stcl_cli.errors import StclError
 from stcl_cli.formats.classes import CLASSES, check_classes, read_classes
-from stcl_cli.formats.files import read_text, shown
+from stcl_cli.formats.files import read_text
+from stcl_cli.wording import shown
 
 OBJ_NAMES = "obj.names"
 SPLITS = ("train", "val", "test")
