@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,18 +32,32 @@ def if_it_fits(work: Callable[[], Result]) -> Result | None:
     return None
 
 
-def what_fits(works: Sequence[Callable[[list[Input]], list[Result]]], inputs: list[Input]) -> list[Result | None]:
-    """What the first of `works` gives for the inputs.
+@dataclass
+class Halvings:
+    """How often the batches of a run have to be halved, as far as is known: the next one begins with that."""
+
+    known: int = 0
+
+
+def what_fits(
+    works: Sequence[Callable[[list[Input]], list[Result]]], inputs: list[Input], halvings: Halvings, done: int = 0
+) -> list[Result | None]:
+    """What the first of `works` gives for the inputs, which have been halved so often.
 
     Where there is too little memory half of them at a time; for a single one what the next of `works` gives; None for
     one that none of them has room for.
     """
-    results = if_it_fits(lambda: works[0](inputs))
-    if results is None and len(inputs) > 1:
+    several = len(inputs) > 1
+    results = None if several and done < halvings.known else if_it_fits(lambda: works[0](inputs))
+    if results is None and several:
         half = len(inputs) // 2
-        return [result for part in (inputs[:half], inputs[half:]) for result in what_fits(works, part)]
+        return [
+            result for part in (inputs[:half], inputs[half:]) for result in what_fits(works, part, halvings, done + 1)
+        ]
     if results is None:
-        return what_fits(works[1:], inputs) if works[1:] else [None]
+        return what_fits(works[1:], inputs, halvings) if works[1:] else [None]
+    if several:  # not of a single one, which may be the only one that is too large
+        halvings.known = max(halvings.known, done)
     return results
 
 
@@ -57,6 +72,7 @@ class Network:
     def __init__(self, model: nn.Module, runtime: Runtime) -> None:
         self.model, self.runtime = model.to(runtime.device).eval(), runtime
         self.on_cpu: nn.Module | None = None
+        self.halvings = Halvings()
 
     def compute(
         self, work: Callable[[nn.Module, Runtime, list[Input]], list[Result]], inputs: list[Input], paths: list[Path]
@@ -74,5 +90,5 @@ class Network:
             return work(self.on_cpu, Runtime(CPU, None), [one for one, _ in pairs])
 
         works = [here] if self.runtime.device.type == "cpu" else [here, on_cpu]
-        results = what_fits(works, list(zip(inputs, paths, strict=True)))
+        results = what_fits(works, list(zip(inputs, paths, strict=True)), self.halvings)
         return [too_large(path) if result is None else result for result, path in zip(results, paths, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from stcl_cli.formats.masks import read_mask
 from stcl_cli.formats.runs import made_by_stcl, read_config
 from stcl_cli.refine.chain import HardLabels, dense_crf_of, mask_of, refine_scores, smallest
 from stcl_cli.runtime.device import cores, fetch, pick_device
-from stcl_cli.runtime.out_of_memory import CPU, if_it_fits, too_large, what_fits
+from stcl_cli.runtime.out_of_memory import CPU, Halvings, if_it_fits, too_large, what_fits
 from stcl_cli.runtime.pipeline import Pipeline
 from stcl_cli.runtime.watch import Readers
 from stcl_cli.stages.output import Done, MaskFolder, Outcomes, Result, finish, nobody, skip, tell_unused
@@ -161,6 +161,7 @@ class _Work:
     folder: MaskFolder
     classes: tuple[str, ...]
     paths: Mapping[str, Path]  # of each photo's CAM file or mask, by the photo's name
+    halvings: Halvings = field(default_factory=Halvings)
 
     def read(self, photo: Photo) -> Input | None:
         """The CAMs, or the mask, and the (reduced) photo; None if what lacks is an overlay. PhotoError if they do not
@@ -185,7 +186,7 @@ class _Work:
 
     def compute(self, photos: list[Photo], inputs: list[Input]) -> list[Output | PhotoError]:
         devices = [self.device] if self.device.type == "cpu" else [self.device, CPU]
-        found = what_fits([partial(_refine, self.config, device) for device in devices], inputs)
+        found = what_fits([partial(_refine, self.config, device) for device in devices], inputs, self.halvings)
         return [too_large(photo.path) if one is None else one for photo, one in zip(photos, found, strict=True)]
 
     def write(self, photo: Photo, output: Output | None) -> dict[str, Any]:

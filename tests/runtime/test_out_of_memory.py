@@ -6,7 +6,7 @@ from torch import nn
 
 from stcl_cli.errors import PhotoError
 from stcl_cli.runtime.device import Runtime, make_runtime
-from stcl_cli.runtime.out_of_memory import Network, if_it_fits, what_fits
+from stcl_cli.runtime.out_of_memory import Halvings, Network, if_it_fits, what_fits
 
 GPU = Runtime(torch.device("cuda"), torch.bfloat16)
 
@@ -53,11 +53,27 @@ def test_less_at_a_time_then_by_other_means_then_not_at_all():
         return refuse(MemoryError) if max(sizes) >= 90 else [f"other: {size}" for size in sizes]
 
     sizes = [1, 2, 3, 50, 5, 6, 90, 8]
-    assert what_fits([first, other], sizes) == [
+    assert what_fits([first, other], sizes, Halvings()) == [
         "first: 1", "first: 2", "first: 3", "other: 50", "first: 5", "first: 6", None, "first: 8",
     ]  # fmt: skip
     assert [sizes for means, sizes in asked if means == "other"] == [[50], [90]]
-    assert what_fits([first], [90, 2]) == [None, "first: 2"]
+    assert what_fits([first], [90, 2], Halvings()) == [None, "first: 2"]
+
+
+def test_what_did_not_fit_is_not_tried_again():
+    asked, halvings = [], Halvings()
+
+    def work(inputs):
+        asked.append(len(inputs))
+        return refuse(MemoryError) if len(inputs) > 2 or "large" in inputs else inputs
+
+    for _ in range(2):
+        assert what_fits([work], list("abcdefgh"), halvings) == list("abcdefgh")
+    assert asked == [8, 4, 2, 2, 2, 2, *[2, 2, 2, 2]]
+    assert halvings.known == 2
+    one_is_too_large = Halvings()
+    assert what_fits([work], ["large", "a"], one_is_too_large) == [None, "a"]
+    assert one_is_too_large.known == 0
 
 
 class Recorder(nn.Linear):
