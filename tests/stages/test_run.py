@@ -63,6 +63,13 @@ def test_each_training_has_its_own_learning_rate_unless_one_is_given(config, sta
     assert (stages["train"].lr, stages["segtrain"].lr) == (1e-3, 1e-3)
 
 
+def test_labels_that_are_known_hold_for_every_stage_that_asks_for_them(config, stages):
+    run.run(config(labels_format="csv"))
+    given = (config().labels, "csv")
+    assert [name for name, own in stages.items() if hasattr(own, "labels")] == ["train", "cam", "predict"]
+    assert all((stages[name].labels, stages[name].labels_format) == given for name in ("train", "cam", "predict"))
+
+
 def test_it_goes_on_after_a_stop(config, tmp_path, monkeypatch):
     refine = run.STAGES["refine"]
 
