@@ -18,7 +18,7 @@ from stcl_cli.data.photos import Photo
 from stcl_cli.data.pixels import read_photo
 from stcl_cli.errors import PhotoError, StclError
 from stcl_cli.formats.classes import BACKGROUND, CLASSES, write_classes
-from stcl_cli.formats.files import output_path
+from stcl_cli.formats.files import output_path, write_error
 from stcl_cli.formats.images import write_jpeg
 from stcl_cli.formats.locks import share_folder
 from stcl_cli.formats.masks import IGNORE, write_mask
@@ -229,6 +229,14 @@ class MaskFolder:
         """Whether all there is to write for a photo is there."""
         paths = (self.mask_path(name), self.overlay_path(name))
         return all(path is None or os.path.isfile(path) for path in paths)
+
+    def remove(self, name: str) -> None:
+        path = self.mask_path(name)
+        try:
+            if os.path.isfile(path):  # foo.jpg beside a folder foo.png has none
+                path.unlink()
+        except OSError as error:
+            raise write_error(path, error) from error
 
     def write(self, photo: Photo, mask_HW: np.ndarray) -> dict[str, Any]:
         """Write a mask, unless it is there, and its overlay; returns the item for Done."""

@@ -20,7 +20,7 @@ from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.data.pixels import photo_size, read_photo
 from stcl_cli.errors import PhotoError
 from stcl_cli.formats.masks import read_mask
-from stcl_cli.formats.photo_labels import add_photo_labels
+from stcl_cli.formats.photo_labels import PhotoLabels, add_photo_labels, read_photo_labels
 from stcl_cli.inference import network_size, photo_scores
 from stcl_cli.networks import compile_blocks, load_segmenter
 from stcl_cli.runtime.device import Runtime, fetch, make_runtime, upload
@@ -52,9 +52,8 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
     every = list(range(len(info.classes) + 1))
     asked = {name: [info.classes[value - 1] for value in values[1:]] for name, values in values_of.items()}
     folder = MaskFolder(config, "predict", info.classes, asked or None)
-    if asked:
-        add_photo_labels(folder.path, asked)
     mine = folder.failures.shard.mine
+    _keep_labels(folder, {name: names for name, names in asked.items() if mine(name)})
     photos = [photo for photo in photos if mine(photo.name)]
     missing = [(name, reason) for name, reason in missing if mine(name)]
     skip(folder.failures, missing)
@@ -97,6 +96,15 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
         warn("no mask shows a class: look at the masks it was trained on, or train longer")
     then = ("export", folder.path, "--images", config.images, "--to", "coco", "-o", "OUT")
     return finish(folder.path, outcomes, len(photos) + len(missing), "mask", then)
+
+
+def _keep_labels(folder: MaskFolder, labels: PhotoLabels) -> None:
+    """Into photos.json. A mask that was made before its photo had labels is made anew."""
+    before = read_photo_labels(folder.path) or {}
+    for name in labels.keys() - before.keys():
+        folder.remove(name)
+    if labels:
+        add_photo_labels(folder.path, labels)
 
 
 def _among(scores_KHW: Tensor, values: list[int]) -> Tensor:

@@ -100,6 +100,16 @@ def test_with_labels_no_other_class_comes_into_a_mask(run, trained, tmp_path, ca
     assert "--labels-format is passed over: it is of the file that --labels names" in capsys.readouterr().err
 
 
+def test_a_photo_that_has_labels_by_now_gets_another_mask(run, tmp_path):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("image,labels\na,dog\n")
+    run(labels=str(labels))
+    labels.write_text("image,labels\na,dog\nsub dir/bär 01,\n")
+    (item,) = run(labels=str(labels), resume=True)[1]
+    assert (item["image"], item["classes"]) == ("sub dir/bär 01", [])
+    assert run(labels=str(labels), resume=True)[1] == []
+
+
 def test_resume_adds_what_lacks(run, tmp_path):
     run()
     (tmp_path / "out" / "a.png").unlink()
@@ -123,8 +133,10 @@ def test_a_photo_whose_mask_would_be_called_like_the_folder_of_another_s(run, tr
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes((trained.photos / "a.jpg").read_bytes())
+    (tmp_path / "labels.csv").write_text("image,labels\nfoo.jpg,dog\nfoo.png/bar,dog\n")
     for resume in (False, True):
-        assert run(images=str(tmp_path / "photos"), resume=resume)[0].skipped == 1
+        settings = {"images": str(tmp_path / "photos"), "labels": str(tmp_path / "labels.csv")}
+        assert run(**settings, resume=resume)[0].skipped == 1
         assert "cannot be written" in (tmp_path / "out" / "failed.jsonl").read_text()
     assert (tmp_path / "out" / "good.png").is_file()
 
