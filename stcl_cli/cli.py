@@ -44,6 +44,10 @@ def _command(config_class: type, stage: str, *, name: str, items: bool = False) 
                 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
             click.get_current_context().meta["stcl.at_work"] = name, values
             settings = config_class(**values)
+            try:
+                config.check_values(settings)  # as of a file: what is written has to be read again
+            except ValueError as error:
+                raise click.UsageError(f"{error}, which it cannot be") from error
             console.detail(f"stcl {__version__} {name} {to_json(dataclasses.asdict(settings))}")
             listeners = (_print_item(as_json),) if items else ()
             before = signal.signal(signal.SIGTERM, _terminate)

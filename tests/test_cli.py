@@ -96,6 +96,19 @@ def test_options_of_every_kind(stcl):
     )  # fmt: skip
 
 
+def test_what_a_command_line_takes_a_file_takes_too(tmp_path):
+    """A training with a seed of nanoseconds could not be read again."""
+    seeded = config.TrainConfig(images="photos", labels="labels.csv", output="run", seed=1_795_873_584_694_377_721)
+    config.check_values(seeded)
+    for wrong in (["--seed", str(10**20)], ["--scales", "1e20"]):
+        command = "train" if wrong[0] == "--seed" else "cam"
+        needed = ["--labels", "x.csv"] if command == "train" else ["-m", "run"]
+        ended = CliRunner().invoke(main, [command, "photos", *needed, "-o", str(tmp_path / "out"), *wrong])
+        assert ended.exit_code == 2
+        assert f"{wrong[0][2:]} is " in ended.output
+        assert "which it cannot be" in ended.output
+
+
 @pytest.mark.parametrize(
     "wrong", [["--lr", "0"], ["--seed", "-1"], ["--save-every", "0"], ["--rescale", "0", "1"], ["--amp", "fp8"], ["x"]]
 )

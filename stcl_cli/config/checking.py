@@ -1,4 +1,4 @@
-"""Looking at the values of a config that came from a file."""
+"""Looking at the values of a config, from a file or a command line: what one takes the other takes too."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import fields
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-LARGEST = 2**53  # beyond it a float is no longer an exact number, and nothing is meant so
+# Beyond it a float is no longer an exact number, and nothing is meant so; of whole ones, --seed takes any of 64 bits.
+LARGEST, LARGEST_WHOLE = 2**53, 2**63
 
 
 def check_values(config: Any) -> None:
-    """Look at the values of a config that came from a file: types, choices and ranges, as click does on a command line.
+    """Look at the values of a config: types, choices and ranges, and whether a number is one that can be meant.
 
     Raises:
         ValueError: one is of another kind; the message names it.
@@ -48,7 +49,7 @@ def _is_within(
     """Whether a number is one that can be meant, and in a range, whose names are click's."""
     above = min is None or (number > min if min_open else number >= min)
     below = max is None or (number < max if max_open else number <= max)
-    return abs(number) < LARGEST and above and below  # false for NaN
+    return abs(number) < (LARGEST_WHOLE if isinstance(number, int) else LARGEST) and above and below  # false for NaN
 
 
 def _is_of(value: Any, hint: Any) -> bool:

@@ -83,6 +83,24 @@ def share_folder(folder: Path) -> None:
         fcntl.flock(files[0], fcntl.LOCK_SH)
 
 
+def check_nobody_inside(folder: Path) -> None:
+    """StclError if another process is at work in an output folder inside this one."""
+    for root, _, files in os.walk(folder):
+        inside = Path(root)
+        if LOCK not in files or inside == folder or inside.resolve() in _held:
+            continue
+        file = _open(inside / LOCK)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _in_use(inside, Shard(), [file]) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise write_error(inside / LOCK, error) from error
+        finally:
+            os.close(file)
+
+
 def release_all() -> None:
     """Let go of every folder: for a forked process that only reads."""
     for key in list(_held):

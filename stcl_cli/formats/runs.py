@@ -12,8 +12,16 @@ from typing import Any
 
 import stcl_cli
 from stcl_cli.errors import StclError
-from stcl_cli.formats.files import atomic_write, json_bytes, read_json, remove_temporary_files, write_error, write_json
-from stcl_cli.formats.locks import lock_folder, one_at_a_time
+from stcl_cli.formats.files import (
+    atomic_write,
+    json_bytes,
+    read_json,
+    remove_temporary_files,
+    to_json,
+    write_error,
+    write_json,
+)
+from stcl_cli.formats.locks import check_nobody_inside, lock_folder, one_at_a_time
 from stcl_cli.runtime.launch import Shard
 from stcl_cli.wording import shown
 
@@ -59,6 +67,7 @@ def open_output(
         alone = lock_folder(folder, shard)
         entries = _entries(folder, may_be_used, option)
         if overwrite or (alone and (folder / _EMPTYING).exists()):
+            check_nobody_inside(folder)
             _empty(folder, entries)
         if alone:
             remove_temporary_files(folder)
@@ -120,6 +129,10 @@ def read_config(path: str | os.PathLike[str], command: str | None = None) -> tup
     if not os.path.exists(file):
         raise StclError(f"{shown(path)}: has no {CONFIG}; give an output folder of {wanted}")
     fields = read_json(file)
+    try:
+        to_json(fields)
+    except RecursionError:  # no config of ours is nested so deeply that it could not be written again
+        fields = None
     if not (isinstance(fields, dict) and isinstance(fields.get("command"), str) and "stcl" in fields):
         raise StclError(f"{shown(file)}: was not written by stcl; give an output folder of {wanted}")
     made_by = fields["command"]

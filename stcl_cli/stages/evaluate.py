@@ -59,6 +59,10 @@ def run(config: EvalConfig) -> Result:
     if measure is _measure_cams:
         tell_unused(config, ["ignore_predictions"], "it is of masks; CAMs have no pixel of 255")
     summary, matrix = measure(found, classes, config, skipped)
+    if not matrix.any() and config.ignore_predictions and summary["ignored_predictions"]:
+        raise StclError(
+            f"{shown(config.predictions)}: is 255 wherever there is a truth; measure it without --ignore-predictions"
+        )
     if not matrix.any():
         raise StclError(f"{shown(config.truth)}: its true masks are 255, ignored, everywhere; nothing can be measured")
     per_class = dict(zip(("background", *classes.names), iou_per_class(matrix).tolist(), strict=True))

@@ -51,7 +51,10 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
             say(f"{counted(len(unlabelled), 'photo')} without labels: any class may be in them")
     every = list(range(len(info.classes) + 1))
     asked = {name: [info.classes[value - 1] for value in values[1:]] for name, values in values_of.items()}
-    folder = MaskFolder(config, "predict", info.classes, asked or None)
+    # A mask that was made with labels is not taken for one without.
+    before = read_photo_labels(Path(config.output)) or {} if config.labels else {}
+    free = {photo.name: list(info.classes) for photo in photos if photo.name in before and photo.name not in asked}
+    folder = MaskFolder(config, "predict", info.classes, asked | free or None)
     mine = folder.failures.shard.mine
     _keep_labels(folder, {name: names for name, names in asked.items() if mine(name)})
     photos = [photo for photo in photos if mine(photo.name)]

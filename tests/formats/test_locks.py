@@ -5,7 +5,7 @@ import os
 import pytest
 
 from stcl_cli.errors import StclError
-from stcl_cli.formats import locks
+from stcl_cli.formats import locks, runs
 from stcl_cli.runtime.launch import Shard
 
 ALL = Shard()
@@ -122,3 +122,17 @@ def test_a_link_is_not_followed(tmp_path):
     with pytest.raises(StclError, match="cannot be written"):
         locks.lock_folder(tmp_path, ALL)
     assert (tmp_path / "precious").read_text() == "data"
+
+
+def test_overwrite_deletes_no_folder_in_which_another_process_is_at_work(tmp_path, another):
+    for folder in (tmp_path / "out", tmp_path / "out" / "cams"):
+        runs.write_config(folder, "run", {})
+    (tmp_path / "out" / "cams" / "a.png").touch()
+    process, _ = another(tmp_path / "out" / "cams")
+    with pytest.raises(StclError, match=rf"out/cams: process {process.pid} on .* is at work in it"):
+        runs.open_output(tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "cams" / "a.png").is_file()
+    process.kill()
+    process.join()
+    runs.open_output(tmp_path / "out", overwrite=True)
+    assert not (tmp_path / "out" / "cams").exists()

@@ -262,3 +262,9 @@ def test_a_file_is_no_output_folder(tmp_path):
     for folder in ("labels.csv", "labels.csv/x/y"):
         with pytest.raises(StclError, match=r"labels.csv: is a file; give a folder with -o$"):
             runs.open_output(tmp_path / folder)
+
+
+def test_a_config_nested_beyond_all_reason_is_not_ours(tmp_path):
+    (tmp_path / "config.json").write_text('{"command": "train", "stcl": "1", "x": ' + "[" * 600 + "]" * 600 + "}")
+    with pytest.raises(StclError, match=r"config.json: was not written by stcl"):
+        runs.read_config(tmp_path)

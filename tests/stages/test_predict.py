@@ -87,7 +87,7 @@ def test_with_labels_no_other_class_comes_into_a_mask(run, trained, tmp_path, ca
             expected = np.array(values)[scores[pixels.tobytes()][values].argmax(0).numpy()]
             assert np.array_equal(masks[photo], expected)
     assert json.loads((tmp_path / "small" / "photos.json").read_text()) == {"a": ["dog"], "sub dir/c.v1": []}
-    labels.write_text("image,labels\na,cat\n")
+    labels.write_text("image,labels\na,cat\nsub dir/c.v1,\n")
     with pytest.raises(StclError, match="was begun with other labels of a;"):
         run(labels=str(labels), output=str(tmp_path / "small"), resume=True)
     labels.write_text("image,labels\na,horse\n")
@@ -154,3 +154,12 @@ def test_a_photo_that_memory_is_too_small_for_is_skipped(run, monkeypatch):
     result, items = run()
     assert [item["image"] for item in items] == ["sub dir/bär 01", "sub dir/c.v1"]
     assert result.skipped == 1
+
+
+def test_a_mask_made_with_labels_is_not_taken_for_one_without(run, tmp_path):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("image,labels\na,dog\nsub dir/bär 01,cat\n")
+    run(labels=str(labels))
+    labels.write_text("image,labels\na,dog\n")
+    with pytest.raises(StclError, match="was begun with other labels of sub dir/bär 01;"):
+        run(labels=str(labels), resume=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ def _unpickle(path: Path) -> dict[Any, Any]:
         version = np.lib.format.read_magic(data)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = header(data)
-        value = _Unpickler(data, encoding="latin-1").load().values if dtype.hasobject and shape == () else None
+        value = _load(data).values if dtype.hasobject and shape == () else None
     except StclError as error:
         raise StclError(f"{shown(path)}: {error}") from error
     except OSError as error:
@@ -127,6 +128,17 @@ _ALLOWED: dict[str, Callable[..., Any]] = {"_codecs.encode": _encode, "collectio
 for _module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray"):
     _ALLOWED |= {f"{_module}._reconstruct": _Array, f"{_module}.scalar": _scalar}
 _ALLOWED |= {"numpy.ndarray": _Array, "numpy.dtype": _Dtype}
+
+
+def _load(data: io.BytesIO) -> Any:
+    """What the pickle makes. StclError if it would have Python keep room for more places than the file has bytes."""
+    start = data.tell()
+    size = len(data.getbuffer())
+    for operation, place, _ in pickletools.genops(data):
+        if "PUT" in operation.name and int(place) > size:
+            raise StclError(f"names a place {place} in a file of {size} bytes; do not trust it")
+    data.seek(start)
+    return _Unpickler(data, encoding="latin-1").load()
 
 
 class _Unpickler(pickle.Unpickler):

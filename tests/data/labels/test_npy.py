@@ -174,3 +174,9 @@ def test_errors(read, value, reason):
     with pytest.raises(StclError, match=rf"cls_labels.npy:? ?({reason})") as caught:
         read(value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_few_bytes_take_no_gigabytes(read):
+    """The index of a place makes Python's unpickler keep room for all places up to it."""
+    with pytest.raises(StclError, match=r"cls_labels.npy: names a place 134217728 in a file of \d+ bytes;"):
+        read(npy(b"\x80\x02}r" + (2**27).to_bytes(4, "little") + b"."))
