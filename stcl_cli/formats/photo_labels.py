@@ -1,4 +1,4 @@
-"""photos.json: which photos a training learns from, or CAMs are made of, and which classes each of them shows."""
+"""photos.json: which photos a training learns from, or CAMs or predictions are made of, and which classes they show."""
 
 from __future__ import annotations
 

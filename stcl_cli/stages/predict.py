@@ -20,7 +20,7 @@ from stcl_cli.data.photos import Photo, list_photos
 from stcl_cli.data.pixels import photo_size, read_photo
 from stcl_cli.errors import PhotoError
 from stcl_cli.formats.masks import read_mask
-from stcl_cli.formats.photo_labels import PhotoLabels, add_photo_labels, read_photo_labels
+from stcl_cli.formats.photo_labels import PhotoLabels, add_photo_labels, check_photo_labels, read_photo_labels
 from stcl_cli.inference import network_size, photo_scores
 from stcl_cli.networks import compile_blocks, load_segmenter
 from stcl_cli.runtime.device import Runtime, fetch, make_runtime, upload
@@ -51,12 +51,12 @@ def run(config: PredictConfig, done: Done = nobody) -> Result:
             say(f"{counted(len(unlabelled), 'photo')} without labels: any class may be in them")
     every = list(range(len(info.classes) + 1))
     asked = {name: [info.classes[value - 1] for value in values[1:]] for name, values in values_of.items()}
-    # A mask that was made with labels is not taken for one without.
-    before = read_photo_labels(Path(config.output)) or {} if config.labels else {}
-    free = {photo.name: list(info.classes) for photo in photos if photo.name in before and photo.name not in asked}
-    folder = MaskFolder(config, "predict", info.classes, asked | free or None)
+    folder = MaskFolder(config, "predict", info.classes, asked or None)
     mine = folder.failures.shard.mine
-    _keep_labels(folder, {name: names for name, names in asked.items() if mine(name)})
+    if asked:
+        # A mask that was made with labels is not taken for one that may show any class.
+        check_photo_labels(folder.path, {photo.name: info.classes for photo in photos if photo.name not in asked})
+        _keep_labels(folder, {name: names for name, names in asked.items() if mine(name)})
     photos = [photo for photo in photos if mine(photo.name)]
     missing = [(name, reason) for name, reason in missing if mine(name)]
     skip(folder.failures, missing)
@@ -106,8 +106,7 @@ def _keep_labels(folder: MaskFolder, labels: PhotoLabels) -> None:
     before = read_photo_labels(folder.path) or {}
     for name in labels.keys() - before.keys():
         folder.remove(name)
-    if labels:
-        add_photo_labels(folder.path, labels)
+    add_photo_labels(folder.path, labels)
 
 
 def _among(scores_KHW: Tensor, values: list[int]) -> Tensor:

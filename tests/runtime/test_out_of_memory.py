@@ -69,7 +69,7 @@ def test_what_did_not_fit_is_not_tried_again():
 
     for _ in range(2):
         assert what_fits([work], list("abcdefgh"), halvings) == list("abcdefgh")
-    assert asked == [8, 4, 2, 2, 2, 2, *[2, 2, 2, 2]]
+    assert asked == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
     assert halvings.known == 2
     one_is_too_large = Halvings()
     assert what_fits([work], ["large", "a"], one_is_too_large) == [None, "a"]

@@ -163,3 +163,5 @@ def test_a_mask_made_with_labels_is_not_taken_for_one_without(run, tmp_path):
     labels.write_text("image,labels\na,dog\n")
     with pytest.raises(StclError, match="was begun with other labels of sub dir/bär 01;"):
         run(labels=str(labels), resume=True)
+    (tmp_path / "out" / "photos.json").write_text("damaged")
+    assert len(run(labels=str(labels), overwrite=True)[1]) == 3
